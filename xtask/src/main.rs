@@ -1,0 +1,146 @@
+//! `cargo xtask <task>`: the project's own tasks.
+//!
+//! One entry of [`TASKS`] per task; the help text and the dispatch both come
+//! from that list. `check` (in `checks/`) reads the tree and reports what
+//! cargo, rustfmt and clippy cannot see; `mutants-rate` (in `mutants.rs`)
+//! turns a cargo-mutants report into a rate and a verdict.
+//!
+//! Exit status: 0 done, 1 the task found something, 2 wrong usage.
+
+mod checks;
+mod mutants;
+mod project;
+mod tokens;
+
+use std::process::ExitCode;
+
+/// A task: how it is called, one line of help, and the function behind it.
+struct Task {
+    name: &'static str,
+    arguments: &'static str,
+    help: &'static str,
+    run: fn(&[String]) -> Result<Outcome, String>,
+}
+
+/// What a task that ran to its end found.
+enum Outcome {
+    /// Nothing to complain about.
+    Clean,
+    /// The task has printed what is wrong.
+    Failed,
+}
+
+const TASKS: &[Task] = &[
+    Task {
+        name: "check",
+        arguments: "",
+        help: "dependency arrows, file sizes, unsafe code, headers, machine paths, unfinished code",
+        run: run_check,
+    },
+    Task {
+        name: "mutants-rate",
+        arguments: "OUTCOMES.json MINIMUM_PERCENT",
+        help: "share of mutants that the tests caught, from a cargo-mutants report",
+        run: run_mutants_rate,
+    },
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((name, rest)) = arguments.split_first() else {
+        eprintln!("{}", usage());
+        return ExitCode::from(2);
+    };
+    if matches!(name.as_str(), "help" | "--help" | "-h") {
+        println!("{}", usage());
+        return ExitCode::SUCCESS;
+    }
+    let Some(task) = TASKS.iter().find(|task| task.name == name) else {
+        eprintln!("error: no task `{name}`\n{}", usage());
+        return ExitCode::from(2);
+    };
+    match (task.run)(rest) {
+        Ok(Outcome::Clean) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The help text, made from [`TASKS`].
+fn usage() -> String {
+    let mut text = String::from("usage: cargo xtask <task>\n");
+    for task in TASKS {
+        let call = format!("{} {}", task.name, task.arguments);
+        text.push_str(&format!("\n  {:<44} {}", call.trim_end(), task.help));
+    }
+    text
+}
+
+fn run_check(arguments: &[String]) -> Result<Outcome, String> {
+    if let Some(unexpected) = arguments.first() {
+        return Err(format!("check takes no arguments, got `{unexpected}`"));
+    }
+    let project = project::Project::load()?;
+    let findings = checks::run(&project);
+    for finding in &findings {
+        println!("{finding}");
+    }
+    println!(
+        "check: {} packages, {} files, {} finding{}",
+        project.packages.len(),
+        project.files.len(),
+        findings.len(),
+        if findings.len() == 1 { "" } else { "s" }
+    );
+    Ok(if findings.is_empty() {
+        Outcome::Clean
+    } else {
+        Outcome::Failed
+    })
+}
+
+fn run_mutants_rate(arguments: &[String]) -> Result<Outcome, String> {
+    let [path, minimum] = arguments else {
+        return Err("mutants-rate takes OUTCOMES.json and MINIMUM_PERCENT".into());
+    };
+    let minimum: f64 = minimum
+        .parse()
+        .map_err(|_| format!("the minimum must be a number of percent, got `{minimum}`"))?;
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    let tally = mutants::Tally::from_json(&text).map_err(|message| format!("{path}: {message}"))?;
+    let verdict = tally.verdict(minimum)?;
+    println!("{}", verdict.message);
+    Ok(if verdict.enough {
+        Outcome::Clean
+    } else {
+        Outcome::Failed
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_lists_every_task_once() {
+        let text = usage();
+        for task in TASKS {
+            let lines = text
+                .lines()
+                .filter(|line| line.split_whitespace().next() == Some(task.name))
+                .count();
+            assert_eq!(lines, 1, "{}", task.name);
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() {
+        assert!(run_check(&["--fast".into()]).is_err());
+        assert!(run_mutants_rate(&[]).is_err());
+        assert!(run_mutants_rate(&["absent.json".into(), "80".into()]).is_err());
+        assert!(run_mutants_rate(&["absent.json".into(), "eighty".into()]).is_err());
+    }
+}
