@@ -1,0 +1,591 @@
+//! [`Array`]: shape, dtype, layout and shared storage. Immutable from outside.
+//!
+//! Writes go through [`Array::make_mut`], which works in place only when nobody else can see the
+//! storage and copies (and counts the copy) otherwise. There are no version counters to check
+//! because a value that was handed out never changes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::memory::{self, Tag};
+use crate::{
+    DType, Device, Element, Error, Layout, Result, Shape, Storage, View, bf16, dispatch, f16,
+};
+
+/// A dense n-dimensional array. Cloning shares storage.
+///
+/// ```
+/// use entrenar_base::Array;
+/// let mut a = Array::from_vec(vec![1i64, 2, 3], [3])?;
+/// let b = a.clone();
+/// a.make_mut::<i64>()?[0] = 9; // b is not touched: copy on write
+/// assert_eq!(a.to_vec::<i64>()?, [9, 2, 3]);
+/// assert_eq!(b.to_vec::<i64>()?, [1, 2, 3]);
+/// # Ok::<(), entrenar_base::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Array {
+    storage: Arc<Storage>,
+    layout: Layout,
+    dtype: DType,
+}
+
+impl Array {
+    /// Takes the elements of `values`, row-major.
+    ///
+    /// # Errors
+    /// When the count differs from the shape's.
+    #[track_caller]
+    pub fn from_vec<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> Result<Array> {
+        Self::from_slice(&values, shape)
+    }
+
+    /// Copies `values`, row-major.
+    ///
+    /// # Errors
+    /// When the count differs from the shape's.
+    #[track_caller]
+    pub fn from_slice<T: Element>(values: &[T], shape: impl Into<Shape>) -> Result<Array> {
+        let shape = shape.into();
+        if shape.checked_numel()? != values.len() {
+            return Err(Error::shape(
+                "from_vec",
+                format!("{} values for shape {shape}", shape.numel()),
+                format!("{} values", values.len()),
+            ));
+        }
+        Ok(Self::build(shape, |out: &mut [T]| {
+            out.copy_from_slice(values)
+        }))
+    }
+
+    /// Copies little-endian bytes.
+    ///
+    /// # Errors
+    /// When the byte count differs from the shape's, or a bool is neither 0 nor 1.
+    #[track_caller]
+    pub fn from_bytes(bytes: &[u8], dtype: DType, shape: impl Into<Shape>) -> Result<Array> {
+        let shape = shape.into();
+        let want = shape.checked_numel()? * dtype.size();
+        if bytes.len() != want {
+            return Err(Error::shape(
+                "from_bytes",
+                format!("{want} bytes for {dtype} {shape}"),
+                format!("{} bytes", bytes.len()),
+            ));
+        }
+        if dtype == DType::Bool
+            && let Some(at) = bytes.iter().position(|&b| b > 1)
+        {
+            return Err(Error::argument(
+                "from_bytes",
+                "bool bytes of 0 or 1",
+                format!("{} at element {at}", bytes[at]),
+            ));
+        }
+        let mut storage = Storage::allocate(want);
+        // SAFETY: both ranges are `want` bytes long and a fresh storage overlaps nothing.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), storage.as_mut_ptr(), want) };
+        Ok(Self::from_storage(
+            Arc::new(storage),
+            dtype,
+            Layout::contiguous(shape),
+        ))
+    }
+
+    /// A scalar (rank 0).
+    pub fn scalar<T: Element>(value: T) -> Array {
+        Self::build((), |out: &mut [T]| out[0] = value)
+    }
+
+    /// Filled with one value.
+    pub fn full<T: Element>(shape: impl Into<Shape>, value: T) -> Array {
+        Self::build(shape, |out: &mut [T]| out.fill(value))
+    }
+
+    /// Filled with `value` converted to `dtype`.
+    pub fn full_as(shape: impl Into<Shape>, value: f64, dtype: DType) -> Array {
+        dispatch!(dtype, T => Self::full(shape, T::from_f64(value)))
+    }
+
+    /// Filled with zeros.
+    pub fn zeros(shape: impl Into<Shape>, dtype: DType) -> Array {
+        Self::full_as(shape, 0.0, dtype)
+    }
+
+    /// A new contiguous array whose elements `fill` writes, row-major.
+    ///
+    /// The slice arrives with arbitrary content (zeros for bool); `fill` must write all of it.
+    ///
+    /// # Panics
+    /// When the size of `shape` overflows memory: check shapes that come from outside with
+    /// [`Shape::checked_numel`] first.
+    #[track_caller]
+    pub fn build<T: Element>(shape: impl Into<Shape>, fill: impl FnOnce(&mut [T])) -> Array {
+        Self::try_build(shape, |out| {
+            fill(out);
+            Ok(())
+        })
+        .unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Like [`Array::build`] with a fallible filler.
+    ///
+    /// # Errors
+    /// When the size overflows, or whatever `fill` returns.
+    #[track_caller]
+    pub fn try_build<T: Element>(
+        shape: impl Into<Shape>,
+        fill: impl FnOnce(&mut [T]) -> Result<()>,
+    ) -> Result<Array> {
+        let shape = shape.into();
+        let n = shape.checked_numel()?;
+        let mut storage = Storage::allocate(n * size_of::<T>());
+        let ptr = storage.as_mut_ptr();
+        if T::DTYPE == DType::Bool {
+            // SAFETY: the storage holds `n` bytes.
+            unsafe { ptr.write_bytes(0, n) };
+        }
+        // SAFETY: `n * size_of::<T>()` bytes, aligned to 64, exclusively owned and initialised
+        // (the allocator's contract); every bit pattern is a valid T, or was zeroed for bool.
+        fill(unsafe { std::slice::from_raw_parts_mut(ptr.cast::<T>(), n) })?;
+        Ok(Self::from_storage(
+            Arc::new(storage),
+            T::DTYPE,
+            Layout::contiguous(shape),
+        ))
+    }
+
+    /// Assembles an array from its parts.
+    ///
+    /// # Panics
+    /// When the layout reaches outside the storage.
+    pub fn from_storage(storage: Arc<Storage>, dtype: DType, layout: Layout) -> Array {
+        let len = storage.bytes() / dtype.size();
+        if let Some((low, high)) = layout.bounds() {
+            assert!(
+                low >= 0 && (high as usize) < len,
+                "layout {layout:?} leaves {len} elements"
+            );
+        }
+        Array {
+            storage,
+            layout,
+            dtype,
+        }
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> &Shape {
+        self.layout.shape()
+    }
+
+    /// The sizes of the dimensions.
+    pub fn dims(&self) -> &[usize] {
+        self.layout.shape()
+    }
+
+    /// Number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.layout.shape().rank()
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.layout.shape().numel()
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The storage, shared with every view of it.
+    pub fn storage(&self) -> &Arc<Storage> {
+        &self.storage
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> Device {
+        self.storage.device()
+    }
+
+    /// True when elements lie row-major without gaps.
+    pub fn is_contiguous(&self) -> bool {
+        self.layout.is_contiguous()
+    }
+
+    /// Files the storage's bytes under `tag` in the memory profile.
+    pub fn retag(&self, tag: Tag) {
+        self.storage.retag(tag);
+    }
+
+    fn data<T: Element>(&self) -> &[T] {
+        debug_assert_eq!(T::DTYPE, self.dtype);
+        let len = self.storage.bytes() / size_of::<T>();
+        // SAFETY: storages are aligned to 64 bytes (foreign ones were checked by their maker),
+        // initialised, and written only through unique ownership, which `&self` excludes. Bool
+        // storages hold 0 or 1: every constructor checks or converts.
+        unsafe { std::slice::from_raw_parts(self.storage.as_ptr().cast::<T>(), len) }
+    }
+
+    /// The typed view that kernels read.
+    ///
+    /// # Errors
+    /// When `T` is not this array's dtype.
+    #[track_caller]
+    pub fn view<T: Element>(&self) -> Result<View<'_, T>> {
+        if T::DTYPE != self.dtype {
+            return Err(Error::dtype("view", self.dtype, T::DTYPE));
+        }
+        Ok(View::new(self.data::<T>(), &self.layout))
+    }
+
+    /// The elements as one slice.
+    ///
+    /// # Errors
+    /// When `T` is not this array's dtype or the layout has gaps.
+    #[track_caller]
+    pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
+        self.view::<T>()?.as_slice().ok_or_else(|| {
+            Error::argument(
+                "as_slice",
+                "a contiguous array",
+                format!("{:?}", self.layout),
+            )
+        })
+    }
+
+    /// The elements' bytes in native (little-endian) order, if contiguous.
+    pub fn as_bytes(&self) -> Option<&[u8]> {
+        if !self.is_contiguous() {
+            return None;
+        }
+        let n = self.numel() * self.dtype.size();
+        if n == 0 {
+            return Some(&[]);
+        }
+        let start = self.layout.offset() * self.dtype.size();
+        // SAFETY: the whole storage is initialised bytes; the range was checked at construction.
+        Some(unsafe { std::slice::from_raw_parts(self.storage.as_ptr().add(start), n) })
+    }
+
+    /// The elements, writable, row-major. In place when this is the only owner of a contiguous
+    /// storage, otherwise on a fresh copy (counted in [`memory::copies_on_write`]).
+    ///
+    /// # Errors
+    /// When `T` is not this array's dtype.
+    #[track_caller]
+    pub fn make_mut<T: Element>(&mut self) -> Result<&mut [T]> {
+        if T::DTYPE != self.dtype {
+            return Err(Error::dtype("make_mut", self.dtype, T::DTYPE));
+        }
+        let exclusive = self.is_contiguous()
+            && self.storage.is_writable()
+            && Arc::get_mut(&mut self.storage).is_some();
+        if !exclusive {
+            memory::count_copy_on_write();
+            *self = self.deep_copy();
+        }
+        let (offset, n) = (self.layout.offset(), self.numel());
+        let storage =
+            Arc::get_mut(&mut self.storage).expect("uniquely owned: checked or copied above");
+        if n == 0 {
+            return Ok(&mut []);
+        }
+        // SAFETY: uniquely owned through `&mut self`; the range lies inside by construction.
+        Ok(unsafe {
+            std::slice::from_raw_parts_mut(storage.as_mut_ptr().cast::<T>().add(offset), n)
+        })
+    }
+
+    /// True when [`Array::make_mut`] would work in place.
+    pub fn is_exclusive(&self) -> bool {
+        self.is_contiguous() && self.storage.is_writable() && Arc::strong_count(&self.storage) == 1
+    }
+
+    /// A contiguous array with its own storage.
+    pub fn deep_copy(&self) -> Array {
+        dispatch!(self.dtype, T => {
+            let view = View::new(self.data::<T>(), &self.layout);
+            Self::build(self.shape(), |out: &mut [T]| match view.as_slice() {
+                Some(s) => out.copy_from_slice(s),
+                None => out.iter_mut().zip(view.iter()).for_each(|(o, x)| *o = x),
+            })
+        })
+    }
+
+    /// All elements, row-major.
+    ///
+    /// # Errors
+    /// When `T` is not this array's dtype.
+    #[track_caller]
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        Ok(self.view::<T>()?.iter().collect())
+    }
+
+    /// All elements as f64, whatever the dtype.
+    pub fn to_f64_vec(&self) -> Vec<f64> {
+        dispatch!(self.dtype, T => {
+            View::new(self.data::<T>(), &self.layout).iter().map(T::to_f64).collect()
+        })
+    }
+
+    /// The only element.
+    ///
+    /// # Errors
+    /// When there is not exactly one element or `T` is not the dtype.
+    #[track_caller]
+    pub fn item<T: Element>(&self) -> Result<T> {
+        if self.numel() != 1 {
+            return Err(Error::shape("item", "exactly one element", self.shape()));
+        }
+        Ok(self.view::<T>()?.data()[self.layout.offset()])
+    }
+
+    fn with_layout(&self, layout: Layout) -> Array {
+        Array {
+            storage: self.storage.clone(),
+            layout,
+            dtype: self.dtype,
+        }
+    }
+
+    /// View with dimensions reordered. Errors as [`Layout::permute`].
+    #[track_caller]
+    pub fn permute(&self, axes: &[usize]) -> Result<Array> {
+        Ok(self.with_layout(self.layout.permute(axes)?))
+    }
+
+    /// View with two dimensions swapped (negative indices count from the end).
+    ///
+    /// # Errors
+    /// When a dimension does not exist.
+    #[track_caller]
+    pub fn transpose(&self, a: isize, b: isize) -> Result<Array> {
+        let (a, b) = (
+            self.shape().dim("transpose", a)?,
+            self.shape().dim("transpose", b)?,
+        );
+        let mut axes: Vec<usize> = (0..self.rank()).collect();
+        if self.rank() > 0 {
+            axes.swap(a, b);
+        }
+        self.permute(&axes)
+    }
+
+    /// View of every `step`-th index in `start..end`. Errors as [`Layout::slice`].
+    #[track_caller]
+    pub fn slice(&self, dim: usize, start: usize, end: usize, step: usize) -> Result<Array> {
+        Ok(self.with_layout(self.layout.slice(dim, start, end, step)?))
+    }
+
+    /// View walked backwards along `dim`.
+    pub fn flip(&self, dim: usize) -> Array {
+        self.with_layout(self.layout.flip(dim))
+    }
+
+    /// View stretched with zero strides. Errors as [`Layout::broadcast_to`].
+    #[track_caller]
+    pub fn broadcast_to(&self, shape: &Shape) -> Result<Array> {
+        Ok(self.with_layout(self.layout.broadcast_to(shape)?))
+    }
+
+    /// The same elements under another shape: a view where strides allow, else a copy.
+    ///
+    /// # Errors
+    /// When the counts differ.
+    #[track_caller]
+    pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Array> {
+        let shape = shape.into();
+        if shape.checked_numel()? != self.numel() {
+            return Err(Error::shape(
+                "reshape",
+                format!("a shape of {} elements like {}", self.numel(), self.shape()),
+                &shape,
+            ));
+        }
+        Ok(match self.layout.reshape(&shape) {
+            Some(layout) => self.with_layout(layout),
+            None => {
+                let copy = self.deep_copy();
+                copy.with_layout(Layout::contiguous(shape))
+            }
+        })
+    }
+
+    /// A view by explicit strides over the whole storage. Errors as [`Layout::strided`].
+    #[track_caller]
+    pub fn as_strided(&self, shape: Shape, strides: &[isize], offset: usize) -> Result<Array> {
+        let len = self.storage.bytes() / self.dtype.size();
+        Ok(self.with_layout(Layout::strided(shape, strides, offset, len)?))
+    }
+
+    /// The same bits read as another dtype of equal size (u8 and bool excepted: bool is checked).
+    ///
+    /// # Errors
+    /// When sizes differ, or u8 values other than 0 and 1 would become bool.
+    #[track_caller]
+    pub fn bitcast(&self, dtype: DType) -> Result<Array> {
+        if dtype.size() != self.dtype.size() {
+            return Err(Error::dtype(
+                "bitcast",
+                format!("a dtype of {} bytes", self.dtype.size()),
+                dtype,
+            ));
+        }
+        if dtype == DType::Bool
+            && self.dtype == DType::U8
+            && self.data::<u8>().iter().any(|&b| b > 1)
+        {
+            return Err(Error::argument(
+                "bitcast",
+                "u8 values 0 or 1 for bool",
+                "a larger value",
+            ));
+        }
+        Ok(Array {
+            storage: self.storage.clone(),
+            layout: self.layout.clone(),
+            dtype,
+        })
+    }
+
+    /// Converted to `dtype` element by element (the plain definition; `entrenar-cpu` has the fast
+    /// kernel). Floats to integers truncate; anything to bool is `!= 0`.
+    pub fn cast(&self, dtype: DType) -> Array {
+        if dtype == self.dtype {
+            return self.clone();
+        }
+        dispatch!(self.dtype, S => {
+            let view = View::new(self.data::<S>(), &self.layout);
+            dispatch!(dtype, D => {
+                Self::build(self.shape(), |out: &mut [D]| {
+                    let through_int = !S::DTYPE.is_float();
+                    for (o, x) in out.iter_mut().zip(view.iter()) {
+                        *o = if through_int { D::from_i64(x.to_i64()) } else { D::from_f64(x.to_f64()) };
+                    }
+                })
+            })
+        })
+    }
+}
+
+/// The two 16-bit floats print as their f32 value.
+fn format_element(f: &mut fmt::Formatter<'_>, array: &Array, at: usize) -> fmt::Result {
+    match array.dtype {
+        DType::Bool => write!(f, "{}", array.data::<bool>()[at]),
+        DType::U8 => write!(f, "{}", array.data::<u8>()[at]),
+        DType::I32 => write!(f, "{}", array.data::<i32>()[at]),
+        DType::I64 => write!(f, "{}", array.data::<i64>()[at]),
+        DType::F16 => write!(f, "{}", array.data::<f16>()[at].to_f32()),
+        DType::BF16 => write!(f, "{}", array.data::<bf16>()[at].to_f32()),
+        DType::F32 => write!(f, "{:.4}", array.data::<f32>()[at]),
+        DType::F64 => write!(f, "{:.4}", array.data::<f64>()[at]),
+    }
+}
+
+/// Nested brackets like NumPy's; long dimensions show their first and last three entries.
+impl fmt::Display for Array {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn level(f: &mut fmt::Formatter<'_>, a: &Array, dim: usize, at: isize) -> fmt::Result {
+            if dim == a.rank() {
+                return format_element(f, a, at as usize);
+            }
+            let (n, stride) = (a.dims()[dim], a.layout.strides()[dim]);
+            let shorten = a.numel() > 1000 && n > 6;
+            write!(f, "[")?;
+            let mut i = 0;
+            while i < n {
+                if i > 0 {
+                    write!(f, ",")?;
+                    let newlines = a.rank() - dim - 1;
+                    if newlines == 0 {
+                        write!(f, " ")?;
+                    } else {
+                        write!(f, "{}{}", "\n".repeat(newlines), " ".repeat(dim + 1))?;
+                    }
+                }
+                if shorten && i == 3 {
+                    write!(f, "...")?;
+                    i = n - 3;
+                    continue;
+                }
+                level(f, a, dim + 1, at + i as isize * stride)?;
+                i += 1;
+            }
+            write!(f, "]")
+        }
+        level(f, self, 0, self.layout.offset() as isize)
+    }
+}
+
+impl fmt::Debug for Array {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Array({} {}, {self})", self.dtype, self.shape())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copy_on_write_never_touches_the_other_owner() {
+        let before = memory::copies_on_write();
+        let a = Array::from_vec(vec![1.0f32, 2.0, 3.0, 4.0], [2, 2]).unwrap();
+        let mut v = a.transpose(0, 1).unwrap();
+        v.make_mut::<f32>().unwrap()[1] = 9.0;
+        assert_eq!(a.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(v.to_vec::<f32>().unwrap(), [1.0, 9.0, 2.0, 4.0]);
+        assert!(memory::copies_on_write() > before);
+        let ptr = v.as_slice::<f32>().unwrap().as_ptr();
+        v.make_mut::<f32>().unwrap()[0] = 5.0;
+        assert_eq!(
+            v.as_slice::<f32>().unwrap().as_ptr(),
+            ptr,
+            "unique owner writes in place"
+        );
+    }
+
+    #[test]
+    fn views_slices_flips_and_casts() {
+        let a = Array::from_vec((0..12i64).collect(), [3, 4]).unwrap();
+        let s = a.slice(1, 1, 4, 2).unwrap().flip(0);
+        assert_eq!(s.to_vec::<i64>().unwrap(), [9, 11, 5, 7, 1, 3]);
+        assert_eq!(
+            s.cast(DType::F32).to_vec::<f32>().unwrap(),
+            [9.0, 11.0, 5.0, 7.0, 1.0, 3.0]
+        );
+        assert_eq!(s.cast(DType::Bool).to_f64_vec(), [1.0; 6]);
+        let b = Array::from_vec(vec![7i64], [1])
+            .unwrap()
+            .broadcast_to(&Shape::from([2, 2]))
+            .unwrap();
+        assert_eq!(b.reshape([4]).unwrap().to_vec::<i64>().unwrap(), [7; 4]);
+        assert!(a.reshape([5]).is_err());
+        assert!(a.view::<f32>().is_err());
+        assert!(a.slice(1, 3, 5, 1).is_err());
+        assert_eq!(a.slice(1, 4, 4, 1).unwrap().numel(), 0);
+    }
+
+    #[test]
+    fn display_is_nested() {
+        let a = Array::from_vec(vec![1.0f32, 2.0, 3.0, 4.0], [2, 2]).unwrap();
+        assert_eq!(a.to_string(), "[[1.0000, 2.0000],\n [3.0000, 4.0000]]");
+        assert_eq!(Array::scalar(true).to_string(), "true");
+        assert_eq!(Array::zeros([0], DType::F32).to_string(), "[]");
+    }
+
+    #[test]
+    fn hostile_bytes_are_refused() {
+        assert!(Array::from_bytes(&[2], DType::Bool, [1]).is_err());
+        assert!(Array::from_bytes(&[0; 7], DType::F32, [2]).is_err());
+        assert!(Array::from_bytes(&[], DType::F64, [usize::MAX, 4]).is_err());
+    }
+}

@@ -1,0 +1,376 @@
+//! How a shape lies in storage: strides and offset, in elements.
+//!
+//! All view operations of the library are methods here; they compute a new layout over the same
+//! storage or say that none exists (`reshape`). Strides may be zero (broadcast) or negative (flip).
+
+use smallvec::SmallVec;
+
+use crate::{Error, Result, Shape};
+
+/// Shape, strides and offset of a view into storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    shape: Shape,
+    strides: SmallVec<[isize; 6]>,
+    offset: usize,
+}
+
+/// Row-major strides of `dims`.
+fn row_major(dims: &[usize]) -> SmallVec<[isize; 6]> {
+    let mut strides = SmallVec::from_elem(1isize, dims.len());
+    let mut step = 1isize;
+    for (stride, &dim) in strides.iter_mut().zip(dims).rev() {
+        *stride = step;
+        step = step.saturating_mul(dim.max(1) as isize);
+    }
+    strides
+}
+
+impl Layout {
+    /// Row-major layout without gaps.
+    pub fn contiguous(shape: impl Into<Shape>) -> Self {
+        let shape = shape.into();
+        let strides = row_major(&shape);
+        Layout {
+            shape,
+            strides,
+            offset: 0,
+        }
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Elements to skip per step of each dimension.
+    pub fn strides(&self) -> &[isize] {
+        &self.strides
+    }
+
+    /// Position of the first element.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// True when elements lie row-major without gaps (the offset may be anything).
+    pub fn is_contiguous(&self) -> bool {
+        let mut step = 1isize;
+        for (&dim, &stride) in self.shape.iter().zip(&self.strides).rev() {
+            if dim == 0 {
+                return true;
+            }
+            if dim != 1 {
+                if stride != step {
+                    return false;
+                }
+                step *= dim as isize;
+            }
+        }
+        true
+    }
+
+    /// Smallest and largest element position touched, or `None` when there is no element.
+    pub fn bounds(&self) -> Option<(isize, isize)> {
+        let (mut low, mut high) = (self.offset as isize, self.offset as isize);
+        for (&dim, &stride) in self.shape.iter().zip(&self.strides) {
+            if dim == 0 {
+                return None;
+            }
+            let reach = (dim as isize - 1) * stride;
+            if reach < 0 {
+                low += reach
+            } else {
+                high += reach
+            }
+        }
+        Some((low, high))
+    }
+
+    /// Dimensions reordered: `out[i] = self[axes[i]]`.
+    ///
+    /// # Errors
+    /// When `axes` is not a permutation of `0..rank`.
+    #[track_caller]
+    pub fn permute(&self, axes: &[usize]) -> Result<Layout> {
+        let mut seen: SmallVec<[bool; 6]> = SmallVec::from_elem(false, self.shape.rank());
+        let valid = axes.len() == self.shape.rank()
+            && axes
+                .iter()
+                .all(|&a| a < seen.len() && !std::mem::replace(&mut seen[a], true));
+        if !valid {
+            return Err(Error::argument(
+                "permute",
+                format!("a permutation of the dimensions of {}", self.shape),
+                format!("{axes:?}"),
+            ));
+        }
+        Ok(Layout {
+            shape: axes.iter().map(|&a| self.shape[a]).collect(),
+            strides: axes.iter().map(|&a| self.strides[a]).collect(),
+            offset: self.offset,
+        })
+    }
+
+    /// Every `step`-th index of `start..end` along `dim`.
+    ///
+    /// # Errors
+    /// When the range leaves the dimension or `step` is 0.
+    #[track_caller]
+    pub fn slice(&self, dim: usize, start: usize, end: usize, step: usize) -> Result<Layout> {
+        let size = *self
+            .shape
+            .get(dim)
+            .ok_or_else(|| Error::index("slice", format!("a dimension of {}", self.shape), dim))?;
+        if start > end || end > size || step == 0 {
+            return Err(Error::index(
+                "slice",
+                format!(
+                    "start <= end <= {size} and step >= 1 in dimension {dim} of {}",
+                    self.shape
+                ),
+                format!("{start}..{end} step {step}"),
+            ));
+        }
+        let mut out = self.clone();
+        out.shape.dims_mut()[dim] = (end - start).div_ceil(step);
+        if start < size {
+            out.offset = (out.offset as isize + start as isize * self.strides[dim]) as usize;
+        }
+        out.strides[dim] *= step as isize;
+        Ok(out)
+    }
+
+    /// The dimension walked backwards.
+    pub fn flip(&self, dim: usize) -> Layout {
+        let mut out = self.clone();
+        if self.shape[dim] > 0 {
+            let last = (self.shape[dim] as isize - 1) * self.strides[dim];
+            out.offset = (out.offset as isize + last) as usize;
+        }
+        out.strides[dim] = -out.strides[dim];
+        out
+    }
+
+    /// Stretched to `shape` with zero strides.
+    ///
+    /// # Errors
+    /// When a size differs and is not 1, or the rank would shrink.
+    #[track_caller]
+    pub fn broadcast_to(&self, shape: &Shape) -> Result<Layout> {
+        let fail = || {
+            Error::shape(
+                "broadcast_to",
+                format!("a shape that broadcasts to {shape}"),
+                &self.shape,
+            )
+        };
+        let lead = shape
+            .rank()
+            .checked_sub(self.shape.rank())
+            .ok_or_else(fail)?;
+        let mut strides: SmallVec<[isize; 6]> = SmallVec::from_elem(0, shape.rank());
+        for (i, (&dim, &stride)) in self.shape.iter().zip(&self.strides).enumerate() {
+            if dim == shape[lead + i] {
+                strides[lead + i] = stride;
+            } else if dim != 1 {
+                return Err(fail());
+            }
+        }
+        Ok(Layout {
+            shape: shape.clone(),
+            strides,
+            offset: self.offset,
+        })
+    }
+
+    /// The same elements in the same order under another shape, if strides can express it.
+    ///
+    /// `None` means that a copy is needed. The caller has checked that counts agree.
+    pub fn reshape(&self, shape: &Shape) -> Option<Layout> {
+        if self.is_contiguous() {
+            let mut out = Layout::contiguous(shape.clone());
+            out.offset = self.offset;
+            return Some(out);
+        }
+        // Walk both shapes from the left, matching groups of dimensions with equal products;
+        // inside a group the old dimensions must be mutually contiguous.
+        let old: SmallVec<[(usize, isize); 6]> = self
+            .shape
+            .iter()
+            .zip(&self.strides)
+            .filter(|(d, _)| **d != 1)
+            .map(|(&d, &s)| (d, s))
+            .collect();
+        let mut strides: SmallVec<[isize; 6]> = SmallVec::from_elem(1, shape.rank());
+        let (mut i, mut j) = (0, 0);
+        while i < old.len() {
+            let start_new = j;
+            let (mut have, mut want) = (old[i].0, 1);
+            let start_old = i;
+            i += 1;
+            while want != have {
+                if want < have {
+                    want *= *shape.get(j)?;
+                    j += 1;
+                } else {
+                    have *= old.get(i)?.0;
+                    i += 1;
+                }
+            }
+            for k in start_old..i - 1 {
+                if old[k].1 != old[k + 1].1 * old[k + 1].0 as isize {
+                    return None;
+                }
+            }
+            let mut step = old[i - 1].1;
+            for k in (start_new..j).rev() {
+                strides[k] = step;
+                step *= shape[k] as isize;
+            }
+        }
+        Some(Layout {
+            shape: shape.clone(),
+            strides,
+            offset: self.offset,
+        })
+    }
+
+    /// The layout with `dim` removed (it must have size 1) or inserted with size 1.
+    pub fn with_dims(&self, shape: Shape, strides: &[isize]) -> Layout {
+        debug_assert_eq!(shape.rank(), strides.len());
+        Layout {
+            shape,
+            strides: SmallVec::from_slice(strides),
+            offset: self.offset,
+        }
+    }
+
+    /// A view by explicit strides (diagonals, sliding windows).
+    ///
+    /// # Errors
+    /// When a position would leave `0..len` elements of storage.
+    #[track_caller]
+    pub fn strided(shape: Shape, strides: &[isize], offset: usize, len: usize) -> Result<Layout> {
+        if shape.rank() != strides.len() {
+            return Err(Error::argument(
+                "as_strided",
+                format!("{} strides for shape {shape}", shape.rank()),
+                format!("{strides:?}"),
+            ));
+        }
+        let out = Layout {
+            shape,
+            strides: SmallVec::from_slice(strides),
+            offset,
+        };
+        match out.bounds() {
+            Some((low, high)) if low < 0 || high >= len as isize => Err(Error::index(
+                "as_strided",
+                format!("positions within 0..{len}"),
+                format!(
+                    "{low}..={high} from shape {}, strides {strides:?}",
+                    out.shape
+                ),
+            )),
+            _ => Ok(out),
+        }
+    }
+
+    /// Offsets of all elements in row-major order.
+    pub fn positions(&self) -> Positions<'_> {
+        Positions {
+            layout: self,
+            index: SmallVec::from_elem(0, self.shape.rank()),
+            at: self.offset as isize,
+            left: self.shape.numel(),
+        }
+    }
+}
+
+/// Iterator over storage positions; see [`Layout::positions`].
+pub struct Positions<'a> {
+    layout: &'a Layout,
+    index: SmallVec<[usize; 6]>,
+    at: isize,
+    left: usize,
+}
+
+impl Iterator for Positions<'_> {
+    type Item = usize;
+    fn next(&mut self) -> Option<usize> {
+        if self.left == 0 {
+            return None;
+        }
+        self.left -= 1;
+        let now = self.at as usize;
+        for d in (0..self.index.len()).rev() {
+            self.index[d] += 1;
+            self.at += self.layout.strides[d];
+            if self.index[d] < self.layout.shape[d] {
+                break;
+            }
+            self.at -= self.layout.strides[d] * self.layout.shape[d] as isize;
+            self.index[d] = 0;
+        }
+        Some(now)
+    }
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+impl ExactSizeIterator for Positions<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn transposed_and_reshaped() {
+        let l = Layout::contiguous([2, 3]).permute(&[1, 0]).unwrap();
+        assert!(!l.is_contiguous());
+        assert_eq!(l.positions().collect::<Vec<_>>(), [0, 3, 1, 4, 2, 5]);
+        assert!(l.reshape(&Shape::from([6])).is_none());
+        assert!(l.reshape(&Shape::from([3, 1, 2])).is_some());
+        assert!(l.permute(&[0, 0]).is_err());
+    }
+
+    #[test]
+    fn strided_views_stay_inside() {
+        assert!(Layout::strided(Shape::from([3]), &[2], 0, 5).is_ok());
+        assert!(Layout::strided(Shape::from([3]), &[2], 0, 4).is_err());
+        assert!(Layout::strided(Shape::from([3]), &[-1], 1, 4).is_err());
+        assert!(Layout::strided(Shape::from([0]), &[9], 0, 0).is_ok());
+    }
+
+    proptest! {
+        /// A reshape that succeeds visits the same positions in the same order.
+        #[test]
+        fn reshape_keeps_order(
+            dims in prop::collection::vec(1usize..5, 0..4),
+            axes in Just(()), cut in 0usize..3, split in 1usize..4,
+        ) {
+            let _ = axes;
+            let mut l = Layout::contiguous(dims.clone());
+            if let Some(&d) = dims.first() {
+                if d > cut { l = l.slice(0, cut, d, 1).unwrap(); }
+            }
+            if l.shape().rank() >= 2 {
+                let mut p: Vec<usize> = (0..l.shape().rank()).collect();
+                p.swap(0, cut % l.shape().rank());
+                l = l.permute(&p).unwrap();
+            }
+            let n = l.shape().numel();
+            if n.is_multiple_of(split) {
+                let to = Shape::from([split, n / split]);
+                if let Some(r) = l.reshape(&to) {
+                    prop_assert_eq!(
+                        r.positions().collect::<Vec<_>>(),
+                        l.positions().collect::<Vec<_>>()
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! Byte accounting: how much is alive, what it is for, and what was alive at the peak.
+//!
+//! Live bytes and allocation counts are always kept (two relaxed atomic additions). While a
+//! [`Recording`] is open, every storage is also entered in a ledger by tag, operation and layer.
+//! Bytes are counted once per storage, however many views share it.
+//!
+//! The labels come from thread-local diagnostics ([`scope_tag`], [`scope_op`], [`scope_layer`]);
+//! they never change a number.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What a storage is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Tag {
+    /// Results of operations that nothing keeps for later.
+    #[default]
+    Temporary,
+    /// Model weights.
+    Parameter,
+    /// Gradients.
+    Gradient,
+    /// Optimizer moments.
+    Optimizer,
+    /// Values kept for the backward pass.
+    Saved,
+    /// Batches and data sets.
+    Data,
+}
+
+impl Tag {
+    /// Lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Tag::Temporary => "temporary",
+            Tag::Parameter => "parameter",
+            Tag::Gradient => "gradient",
+            Tag::Optimizer => "optimizer",
+            Tag::Saved => "saved",
+            Tag::Data => "data",
+        }
+    }
+}
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static COPIES_ON_WRITE: AtomicU64 = AtomicU64::new(0);
+static RECORDING: AtomicBool = AtomicBool::new(false);
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+static LEDGER: Mutex<Option<Ledger>> = Mutex::new(None);
+
+/// Bytes of all live storages.
+pub fn live_bytes() -> usize {
+    LIVE.load(Ordering::Relaxed)
+}
+
+/// Highest value of [`live_bytes`] since the last [`reset_peak`].
+pub fn peak_bytes() -> usize {
+    PEAK.load(Ordering::Relaxed)
+}
+
+/// Starts a new peak measurement from the current live bytes.
+pub fn reset_peak() {
+    PEAK.store(live_bytes(), Ordering::Relaxed);
+}
+
+/// Storages created since the program began.
+pub fn allocations() -> u64 {
+    ALLOCATIONS.load(Ordering::Relaxed)
+}
+
+/// Writes that had to copy because the storage was shared.
+pub fn copies_on_write() -> u64 {
+    COPIES_ON_WRITE.load(Ordering::Relaxed)
+}
+
+pub(crate) fn count_copy_on_write() {
+    COPIES_ON_WRITE.fetch_add(1, Ordering::Relaxed);
+}
+
+thread_local! {
+    static TAG: Cell<Tag> = const { Cell::new(Tag::Temporary) };
+    static OP: Cell<&'static str> = const { Cell::new("") };
+    static LAYER: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
+}
+
+/// Restores the previous label when dropped.
+#[must_use = "the label holds until this guard is dropped"]
+pub struct Scope(Option<Previous>);
+
+enum Previous {
+    Tag(Tag),
+    Op(&'static str),
+    Layer(Option<Arc<str>>),
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        match self.0.take() {
+            Some(Previous::Tag(t)) => TAG.set(t),
+            Some(Previous::Op(o)) => OP.set(o),
+            Some(Previous::Layer(l)) => LAYER.with(|c| *c.borrow_mut() = l),
+            None => {}
+        }
+    }
+}
+
+/// Storages made on this thread while the guard lives carry `tag`.
+pub fn scope_tag(tag: Tag) -> Scope {
+    Scope(Some(Previous::Tag(TAG.replace(tag))))
+}
+
+/// Storages made on this thread while the guard lives carry the operation name `op`.
+pub fn scope_op(op: &'static str) -> Scope {
+    Scope(Some(Previous::Op(OP.replace(op))))
+}
+
+/// Storages made on this thread while the guard lives carry the layer path `layer`.
+pub fn scope_layer(layer: Option<Arc<str>>) -> Scope {
+    Scope(Some(Previous::Layer(LAYER.with(|c| c.replace(layer)))))
+}
+
+/// The layer path in force on this thread.
+pub fn current_layer() -> Option<Arc<str>> {
+    LAYER.with(|c| c.borrow().clone())
+}
+
+/// What a group of bytes is: the key of a [`Snapshot`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Label {
+    /// Purpose.
+    pub tag: Tag,
+    /// Operation that made it; empty outside operations.
+    pub op: &'static str,
+    /// Layer path; empty outside layers.
+    pub layer: Arc<str>,
+}
+
+/// Live bytes by label at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Bytes per label; labels with no bytes are absent.
+    pub bytes: BTreeMap<Label, usize>,
+}
+
+impl Snapshot {
+    /// All bytes.
+    pub fn total(&self) -> usize {
+        self.bytes.values().sum()
+    }
+
+    /// Bytes grouped by tag.
+    pub fn by_tag(&self) -> BTreeMap<Tag, usize> {
+        self.group(|l| l.tag)
+    }
+
+    /// Bytes grouped by operation.
+    pub fn by_op(&self) -> BTreeMap<&'static str, usize> {
+        self.group(|l| l.op)
+    }
+
+    /// Bytes grouped by layer path.
+    pub fn by_layer(&self) -> BTreeMap<Arc<str>, usize> {
+        self.group(|l| l.layer.clone())
+    }
+
+    fn group<K: Ord>(&self, key: impl Fn(&Label) -> K) -> BTreeMap<K, usize> {
+        let mut out = BTreeMap::new();
+        for (label, bytes) in &self.bytes {
+            *out.entry(key(label)).or_insert(0) += bytes;
+        }
+        out
+    }
+
+    /// `self` minus `earlier`, label by label; equal labels are left out.
+    pub fn difference(&self, earlier: &Snapshot) -> Vec<(Label, isize)> {
+        let mut out: BTreeMap<Label, isize> = self
+            .bytes
+            .iter()
+            .map(|(l, &b)| (l.clone(), b as isize))
+            .collect();
+        for (label, &bytes) in &earlier.bytes {
+            *out.entry(label.clone()).or_insert(0) -= bytes as isize;
+        }
+        out.into_iter().filter(|(_, b)| *b != 0).collect()
+    }
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:>14}  {:<10} {:<20} layer",
+            "bytes", "tag", "operation"
+        )?;
+        let mut rows: Vec<_> = self.bytes.iter().collect();
+        rows.sort_by_key(|(l, b)| (std::cmp::Reverse(**b), (*l).clone()));
+        for (l, b) in rows {
+            writeln!(f, "{b:>14}  {:<10} {:<20} {}", l.tag.name(), l.op, l.layer)?;
+        }
+        writeln!(f, "{:>14}  total", self.total())
+    }
+}
+
+#[derive(Default)]
+struct Ledger {
+    entries: BTreeMap<u64, (Label, usize)>,
+    now: Snapshot,
+    live: usize,
+    peak: usize,
+    at_peak: Snapshot,
+    /// The live set grew past `peak` and `at_peak` was not yet copied: copying waits for the
+    /// next free, so that a growing phase costs one copy instead of one per allocation.
+    stale: bool,
+}
+
+impl Ledger {
+    fn add(&mut self, id: u64, label: Label, bytes: usize) {
+        *self.now.bytes.entry(label.clone()).or_insert(0) += bytes;
+        self.entries.insert(id, (label, bytes));
+        self.live += bytes;
+        if self.live > self.peak {
+            self.peak = self.live;
+            self.stale = true;
+        }
+    }
+
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.stale) {
+            self.at_peak = self.now.clone();
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some((label, bytes)) = self.entries.remove(&id) else {
+            return;
+        };
+        self.settle();
+        self.live -= bytes;
+        Self::subtract(&mut self.now, &label, bytes);
+    }
+
+    fn subtract(snapshot: &mut Snapshot, label: &Label, bytes: usize) {
+        if let Some(b) = snapshot.bytes.get_mut(label) {
+            *b -= bytes;
+            if *b == 0 {
+                snapshot.bytes.remove(label);
+            }
+        }
+    }
+}
+
+fn ledger() -> MutexGuard<'static, Option<Ledger>> {
+    LEDGER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Called once per new storage; the id is 0 when nothing is recorded.
+pub(crate) fn on_allocate(bytes: usize) -> u64 {
+    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    PEAK.fetch_max(live, Ordering::Relaxed);
+    if !RECORDING.load(Ordering::Relaxed) {
+        return 0;
+    }
+    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+    if let Some(l) = ledger().as_mut() {
+        let layer = current_layer().unwrap_or_else(|| Arc::from(""));
+        l.add(
+            id,
+            Label {
+                tag: TAG.get(),
+                op: OP.get(),
+                layer,
+            },
+            bytes,
+        );
+    }
+    id
+}
+
+pub(crate) fn on_free(id: u64, bytes: usize) {
+    LIVE.fetch_sub(bytes, Ordering::Relaxed);
+    if id != 0
+        && let Some(l) = ledger().as_mut()
+    {
+        l.remove(id);
+    }
+}
+
+/// Moves a recorded storage to another tag (a result becomes a saved value or a gradient).
+pub(crate) fn on_retag(id: u64, tag: Tag) {
+    if id == 0 {
+        return;
+    }
+    if let Some(l) = ledger().as_mut()
+        && let Some((label, bytes)) = l.entries.get_mut(&id)
+        && label.tag != tag
+    {
+        let (old, bytes) = (label.clone(), *bytes);
+        label.tag = tag;
+        let new = label.clone();
+        l.settle();
+        Ledger::subtract(&mut l.now, &old, bytes);
+        *l.now.bytes.entry(new).or_insert(0) += bytes;
+        // Equal totals: the newest composition of the peak is the one to show.
+        l.stale = l.live == l.peak;
+    }
+}
+
+/// A profile of memory while it is open; one at a time in a process.
+pub struct Recording(());
+
+impl Recording {
+    /// Starts recording storages made from now on; `None` while another recording is open.
+    pub fn start() -> Option<Recording> {
+        let mut l = ledger();
+        if l.is_some() {
+            return None;
+        }
+        *l = Some(Ledger::default());
+        RECORDING.store(true, Ordering::Relaxed);
+        Some(Recording(()))
+    }
+
+    /// Live recorded bytes now.
+    pub fn snapshot(&self) -> Snapshot {
+        ledger().as_ref().map(|l| l.now.clone()).unwrap_or_default()
+    }
+
+    /// Recorded bytes at their highest since the start or the last [`Recording::mark`].
+    pub fn peak(&self) -> Snapshot {
+        let mut l = ledger();
+        l.as_mut().map_or_else(Snapshot::default, |l| {
+            l.settle();
+            l.at_peak.clone()
+        })
+    }
+
+    /// Begins a new pass: the peak is measured afresh from what is alive now.
+    pub fn mark(&self) {
+        if let Some(l) = ledger().as_mut() {
+            l.peak = l.live;
+            l.at_peak = l.now.clone();
+            l.stale = false;
+        }
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        RECORDING.store(false, Ordering::Relaxed);
+        *ledger() = None;
+    }
+}
