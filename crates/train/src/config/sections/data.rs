@@ -1,0 +1,284 @@
+//! `data`: where examples come from and how they are divided.
+
+use super::super::describe::{ANY, Choice, FRACTION, Field, Kind, POSITIVE, Section, When, Yaml};
+use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+const TEXT: &[When] = &[When {
+    key: "task",
+    values: &[LANGUAGE_MODEL],
+}];
+const EXAMPLES: &[When] = &[When {
+    key: "task",
+    values: &[CLASSIFICATION, REGRESSION],
+}];
+const CSV: &[When] = &[
+    When {
+        key: "task",
+        values: &[CLASSIFICATION, REGRESSION],
+    },
+    When {
+        key: "format",
+        values: &["csv"],
+    },
+];
+
+const FORMATS: &[Choice] = &[
+    Choice::for_tasks("text", &[LANGUAGE_MODEL], "UTF-8 text files."),
+    Choice::for_tasks(
+        "csv",
+        &[CLASSIFICATION, REGRESSION],
+        "Tables with a header line.",
+    ),
+    Choice::for_tasks(
+        "idx",
+        &[CLASSIFICATION],
+        "A directory in MNIST's format, gzipped or not: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-… for the test.",
+    ),
+];
+
+const TOKENIZERS: &[Choice] = &[
+    Choice::new(
+        "char",
+        "One token per character that occurs in the training text.",
+    ),
+    Choice::new("byte", "One token per byte of UTF-8: 256 tokens, any text."),
+];
+
+const NORMALIZATIONS: &[Choice] = &[
+    Choice::new("none", "Values as they are (pixels scaled to 0…1)."),
+    Choice::new(
+        "standard",
+        "Mean 0 and deviation 1, measured on the training split: per feature, or over all pixels.",
+    ),
+];
+
+const COLUMN_TYPES: &[Choice] = &[
+    Choice::new("number", "A number."),
+    Choice::new(
+        "category",
+        "One of a set of names, collected from the training split.",
+    ),
+];
+
+const SPLIT: Kind = Kind::Either(&[Kind::Number(FRACTION), Kind::Paths]);
+
+pub(super) static SECTION: Section = Section {
+    doc: "Where examples come from and how they are divided.",
+    fields: &[
+        Field::required(
+            "path",
+            Kind::Paths,
+            Yaml::By { key: "task", cases: &[(LANGUAGE_MODEL, "input.txt")], otherwise: Some("data.csv") },
+            "File, directory (idx) or glob such as src/**/*.rs, or a list of them; relative to this file.",
+        )
+        .also_known_as(&["paths", "file", "files", "train", "data_path"]),
+        Field::with_default_by(
+            "format",
+            Kind::Choice(FORMATS),
+            Yaml::By {
+                key: "task",
+                cases: &[(LANGUAGE_MODEL, "text"), (REGRESSION, "csv")],
+                otherwise: None,
+            },
+            "How to read the files.",
+        ),
+        Field::with_default("tokenizer", Kind::Choice(TOKENIZERS), "char", "How text becomes tokens.").when(TEXT),
+        Field::required(
+            "columns",
+            Kind::Section(&COLUMNS),
+            Yaml::Always("{}"),
+            "The columns of the table.",
+        )
+        .when(CSV),
+        Field::optional(
+            "validation",
+            SPLIT,
+            "0.1",
+            "Share of the data held out for validation (the end of a text, random rows otherwise), or paths of its own.",
+        )
+        .also_known_as(&["val", "validation_split", "val_split", "valid"])
+        .in_starter(),
+        Field::optional(
+            "test",
+            SPLIT,
+            "0.1",
+            "Share held out for one test after training, or paths of its own (idx: the t10k files are used by themselves).",
+        )
+        .also_known_as(&["test_split"]),
+        Field::with_default(
+            "normalize",
+            Kind::Either(&[Kind::Choice(NORMALIZATIONS), Kind::Section(&MEAN_STD)]),
+            "none",
+            "Scaling of numeric inputs: a name, or mean and std of your own.",
+        )
+        .when(EXAMPLES)
+        .also_known_as(&["normalise", "normalization", "standardize"]),
+        Field::with_default("shuffle", Kind::Boolean, "true", "A new seeded order of the training examples each epoch."),
+    ],
+    rules: &[],
+    reserved: &[],
+};
+
+static COLUMNS: Section = Section {
+    doc: "The columns of the table.",
+    fields: &[
+        Field::optional(
+            "features",
+            Kind::List { item: &Kind::Text, fewest: 1, most: usize::MAX },
+            "[a, b]",
+            "Input columns; every column but the target when absent.",
+        )
+        .also_known_as(&["inputs", "input", "x"]),
+        Field::required("target", Kind::Text, Yaml::Always("label"), "The column to predict.").also_known_as(&["label", "labels", "y", "output"]),
+        Field::with_default(
+            "types",
+            Kind::Table(&Kind::Choice(COLUMN_TYPES)),
+            "{}",
+            "Type of each column; others are number, and the target of a classification is category.",
+        )
+        .also_known_as(&["dtypes", "type"]),
+    ],
+    rules: &[],
+    reserved: &[],
+};
+
+static MEAN_STD: Section = Section {
+    doc: "(x − mean) / std, for each feature or with one number for all.",
+    fields: &[
+        Field::required(
+            "mean",
+            Kind::OneOrMore(&Kind::Number(ANY)),
+            Yaml::Always("0.1307"),
+            "Subtracted; one number or one per feature.",
+        ),
+        Field::required(
+            "std",
+            Kind::OneOrMore(&Kind::Number(POSITIVE)),
+            Yaml::Always("0.3081"),
+            "Divided by; one number or one per feature.",
+        ),
+    ],
+    rules: &[],
+    reserved: &[],
+};
+
+/// `data`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Files, directories or globs; absolute. A name that exists is meant literally even if it looks like a glob.
+    pub path: Vec<String>,
+    /// How to read them.
+    pub format: Format,
+    /// How text becomes tokens; `Some` exactly for language models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerKind>,
+    /// The columns of a table; `Some` exactly for [`Format::Csv`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Columns>,
+    /// Held out for validation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Split>,
+    /// Held out for one test after training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<Split>,
+    /// Scaling of numeric inputs; `None` for text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalize: Option<Normalize>,
+    /// A new seeded order each epoch.
+    pub shuffle: bool,
+}
+
+/// `data.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// UTF-8 text.
+    Text,
+    /// Tables with a header line.
+    Csv,
+    /// MNIST's image and label files.
+    Idx,
+}
+
+/// `data.tokenizer`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenizerKind {
+    /// One token per distinct character.
+    Char,
+    /// One token per byte.
+    Byte,
+}
+
+/// `data.columns`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Columns {
+    /// Input columns in order; `None` means every column but the target, in file order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<Vec<String>>,
+    /// The column to predict.
+    pub target: String,
+    /// Declared types, by column name; see [`Columns::feature_type`].
+    pub types: BTreeMap<String, ColumnType>,
+}
+
+impl Columns {
+    /// The type of a feature column: as declared, else a number.
+    pub fn feature_type(&self, name: &str) -> ColumnType {
+        self.types.get(name).copied().unwrap_or(ColumnType::Number)
+    }
+}
+
+/// A value of `data.columns.types`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ColumnType {
+    /// A number.
+    Number,
+    /// One of a set of names.
+    Category,
+}
+
+/// `data.validation` and `data.test`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Split {
+    /// A share of the data, between 0 and 1.
+    Fraction(f64),
+    /// Files of their own; absolute paths or globs.
+    Paths(Vec<String>),
+}
+
+/// `data.normalize`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Normalize {
+    /// A way by name.
+    Named(NormalizeName),
+    /// Given numbers.
+    Fixed(MeanStd),
+}
+
+/// A named way to normalize.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NormalizeName {
+    /// Values as they are; pixels scaled to 0…1.
+    None,
+    /// Measured on the training split.
+    Standard,
+}
+
+/// `data.normalize` given as numbers; each list holds one number for all features, or one per feature.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeanStd {
+    /// Subtracted.
+    pub mean: Vec<f64>,
+    /// Divided by; positive.
+    pub std: Vec<f64>,
+}
