@@ -144,6 +144,20 @@ mod tests {
     }
 
     #[test]
+    fn loops_and_finished_items_are_no_implementations() {
+        let inside = |source: &str| {
+            let list = tokens(source).unwrap();
+            list.iter()
+                .find(|token| token.text == "body")
+                .unwrap()
+                .in_trait_impl
+        };
+        assert!(!inside("for x in y { body }"));
+        assert!(!inside("type A = impl B; for x in y { body }"));
+        assert!(inside("impl B for A where [u8; 4]: C { body }"));
+    }
+
+    #[test]
     fn spells_stops_at_the_end() {
         let list = tokens("a :: b").unwrap();
         assert!(spells(&list, 0, &["a", ":", ":", "b"]));

@@ -146,6 +146,9 @@ mod tests {
             "/// Adds.\n///\n/// # Safety\n/// The CPU has AVX2.\n#[inline]\n#[target_feature(enable = \"avx2\")]\npub unsafe fn f() {}",
             "// SAFETY: called with AVX2 only.\nunsafe fn f() {}",
             "// SAFETY: one note.\nlet (a, b) = (unsafe { g() }, unsafe { h() });",
+            "/// # Safety\n/// A counts.\npub unsafe trait Count {}",
+            "/// # Safety\n/// The pointer is live.\nunsafe extern \"C\" fn f() {}",
+            "/// # Safety\n/// The pointer is live.\nunsafe extern fn f() {}",
             "type F = unsafe fn(u8);",
             "impl Kernel for A { unsafe fn f() {} }",
         ];
@@ -153,6 +156,33 @@ mod tests {
             let found = lines(&format!("//! A.\n{source}\n"));
             assert!(found.is_empty(), "{source}: {found:?}");
         }
+    }
+
+    #[test]
+    fn the_message_names_the_kind_of_site() {
+        for (source, words) in [
+            ("unsafe { g() }", "an unsafe block without // SAFETY:"),
+            (
+                "unsafe impl Send for A {}",
+                "an unsafe impl without // SAFETY:",
+            ),
+            (
+                "unsafe fn f() {}",
+                "an unsafe fn or trait without # Safety or // SAFETY:",
+            ),
+        ] {
+            let findings = check(&Project::of(&[("crates/base/src/a.rs", source)]));
+            assert_eq!(findings[0].message, words);
+        }
+    }
+
+    #[test]
+    fn other_crates_are_left_to_the_check_of_places() {
+        let project = Project::of(&[
+            ("crates/core/src/a.rs", "unsafe fn f() {}"),
+            ("crates/cpu/notes.md", "unsafe fn f() {}"),
+        ]);
+        assert_eq!(check(&project), []);
     }
 
     #[test]

@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn words_alone_are_fine() {
         let good = "//! todo!() and dbg!\nfn todo() { let ignore = \"unimplemented!()\"; if todo != ignore {} }\n\
-                    #[test] fn ignore() {}\n#![deny(dead_code)]\n";
+                    #[test] fn ignore() {}\n#[cfg_attr(test, inline)] fn a() {}\n#[keep(ignore)] fn b() {}\n#![deny(dead_code)]\n";
         assert!(lines(check, "a.rs", good).is_empty());
     }
 }
