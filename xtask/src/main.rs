@@ -34,7 +34,7 @@ const TASKS: &[Task] = &[
     Task {
         name: "check",
         arguments: "",
-        help: "dependency arrows, file sizes, unsafe code, headers, machine paths, unfinished code",
+        help: "dependencies, file sizes, unsafe code, headers, machine paths, unfinished code",
         run: run_check,
     },
     Task {

@@ -24,8 +24,10 @@ pub struct Package {
     pub name: String,
     /// Manifest, relative to the root.
     pub manifest: String,
-    /// Dependencies on other members; those from a registry are left out.
+    /// Dependencies on other members.
     pub arrows: Vec<Arrow>,
+    /// Names of the dependencies from a registry, of any kind.
+    pub registry: Vec<String>,
 }
 
 /// One dependency of a member on a member.
@@ -155,11 +157,14 @@ fn packages(metadata: &str, root: &Path) -> Result<Vec<Package>, String> {
             .display()
             .to_string();
         let mut arrows = Vec::new();
+        let mut registry = Vec::new();
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let to = text(&dependency["name"]).ok_or("a dependency has no name")?;
             // Only members are path dependencies here.
-            let (Some(to), Some(_)) = (text(&dependency["name"]), text(&dependency["path"])) else {
+            if dependency["path"].is_null() {
+                registry.push(to);
                 continue;
-            };
+            }
             let kind = match dependency["kind"].as_str() {
                 Some("dev") => ArrowKind::Dev,
                 _ => ArrowKind::Build,
@@ -170,6 +175,7 @@ fn packages(metadata: &str, root: &Path) -> Result<Vec<Package>, String> {
             name,
             manifest,
             arrows,
+            registry,
         });
     }
     Ok(packages)
@@ -188,6 +194,7 @@ mod tests {
                 {"name": "serde", "kind": null}
             ]}]}"#;
         let packages = packages(metadata, Path::new("/r")).unwrap();
+        assert_eq!(packages[0].registry, ["serde"]);
         assert_eq!(packages.len(), 1);
         assert_eq!(packages[0].manifest, "crates/upper/Cargo.toml");
         let arrows: Vec<_> = packages[0]

@@ -215,6 +215,7 @@ mod tests {
             name: package_name(folder),
             manifest: format!("crates/{folder}/Cargo.toml"),
             arrows,
+            registry: vec![],
         };
         let project = Project {
             packages: vec![package],
@@ -276,6 +277,7 @@ mod tests {
             name: "core".into(),
             manifest: "crates/core/Cargo.toml".into(),
             arrows: vec![],
+            registry: vec![],
         };
         let project = Project {
             packages: vec![package],
@@ -296,6 +298,7 @@ mod tests {
             name: "entrenar-io".into(),
             manifest: "crates/io/Cargo.toml".into(),
             arrows: vec![arrow],
+            registry: vec![],
         };
         let mut project = Project::of(&[("crates/io/Cargo.toml", manifest)]);
         project.packages.push(package);

@@ -4,6 +4,7 @@
 //! line in [`CHECKS`]; its tests show it failing on a bad example.
 
 mod arrows;
+mod dependencies;
 mod file_size;
 mod headers;
 mod machine_paths;
@@ -25,6 +26,10 @@ const CHECKS: &[Check] = &[
     Check {
         name: "arrows",
         run: arrows::check,
+    },
+    Check {
+        name: "dependencies",
+        run: dependencies::check,
     },
     Check {
         name: "file-size",
