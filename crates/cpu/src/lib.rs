@@ -3,3 +3,15 @@
 //! Entry points take `&Array`s of any layout and return fresh contiguous `Array`s; the typed
 //! kernels behind them work on `View`s and slices. This crate knows nothing of tensors and
 //! gradients: a backward kernel is just another function of arrays.
+
+pub mod alloc;
+pub mod index;
+mod kit;
+pub mod norm;
+pub mod softmax;
+pub mod team;
+
+/// Installs the caching allocator. Idempotent and cheap; call it before the first array is made.
+pub fn init() {
+    alloc::install();
+}
