@@ -3,7 +3,7 @@
 //! The outcome is one JSON value with nothing left open, from which serde builds the typed config. Relations between
 //! keys of different sections are in `cross.rs`.
 
-use super::describe::{Absent, Choice, Field, Kind, Reserved, Rule, Section};
+use super::describe::{Absent, Choice, Field, Kind, Reserved, Rule, Section, When, Yaml};
 use super::errors::{Names, Problem, Warning};
 use super::sections::{ROOT, TASKS};
 use super::tree::{self, Entry, Node, Place, Value, shorten};
@@ -83,7 +83,7 @@ struct Checker<'a> {
     places: BTreeMap<String, Place>,
 }
 
-/// Values of the keys of one section that were understood so far, for [`super::describe::When`].
+/// Values of the keys of one section that were understood so far, for [`When`].
 type Siblings = BTreeMap<&'static str, String>;
 
 impl Checker<'_> {
@@ -141,10 +141,13 @@ impl Checker<'_> {
         for field in section.fields {
             let path = join(path, field.name);
             let applies = self.applies(field, &siblings);
+            // A key that depends on a mistaken one may be given, but is not missed.
+            let known = |when: &When| self.lookup(&siblings, when.key).is_some();
+            let certain = applies && field.when.iter().all(known);
             let given = entries.iter().find(|entry| entry.key == field.name);
             let value = match given {
                 Some(entry) if self.is_unset(field, &entry.value, &path) => {
-                    if applies {
+                    if certain {
                         self.absent(field, &siblings, &path, Some(entry.key_place))
                     } else {
                         None
@@ -159,7 +162,7 @@ impl Checker<'_> {
                         None
                     }
                 }
-                None if applies => self.absent(field, &siblings, &path, place),
+                None if certain => self.absent(field, &siblings, &path, place),
                 None => None,
             };
             if let Some(value) = value {
@@ -211,10 +214,7 @@ impl Checker<'_> {
             && let Some(Reserved { name, why }) =
                 field.reserved.iter().find(|reserved| reserved.name == word)
         {
-            let allowed = match &field.kind {
-                Kind::Choice(choices) => allowed(choices, self.task.as_deref()),
-                _ => Vec::new(),
-            };
+            let allowed = self.words(&field.kind);
             self.report(Some(entry.value.place), path, format!("`{name}` {why}"))
                 .allowed = allowed;
             return None;
@@ -237,7 +237,7 @@ impl Checker<'_> {
             Absent::Default(yaml) => {
                 let text = yaml.text(&lookup);
                 // The key that decides was wrong itself: its own message is enough.
-                if let (None, super::describe::Yaml::By { key, .. }) = (text, yaml)
+                if let (None, Yaml::By { key, .. }) = (text, yaml)
                     && lookup(key).is_none()
                 {
                     return None;
@@ -250,16 +250,12 @@ impl Checker<'_> {
             if let Kind::Section(section) = &field.kind {
                 return Some(Json::Object(self.section(section, &[], path, place)));
             }
-            let allowed = match &field.kind {
-                Kind::Choice(choices) => allowed(choices, self.task.as_deref()),
-                _ => Vec::new(),
+            let allowed = self.words(&field.kind);
+            let message = match &field.kind {
+                Kind::Choice(_) => "this key is missing".to_owned(),
+                kind => format!("this key is missing: expected {kind}"),
             };
-            self.report(
-                place,
-                path,
-                format!("this key is missing: expected {}", field.kind),
-            )
-            .allowed = allowed;
+            self.report(place, path, message).allowed = allowed;
             return None;
         };
         match tree::read(default, None) {
@@ -284,14 +280,17 @@ impl Checker<'_> {
             .find(|when| !when.holds(&|key| self.lookup(siblings, key)));
         let Some(when) = failed else { return };
         let found = self.lookup(siblings, when.key).unwrap_or_default();
+        let key = match path.rsplit_once('.') {
+            Some((parent, _)) if when.key != "task" => join(parent, when.key),
+            _ => when.key.to_owned(),
+        };
         let wanted: Vec<String> = when
             .values
             .iter()
             .map(|value| format!("`{value}`"))
             .collect();
         let message = format!(
-            "this key needs {} {}, here it is `{found}`",
-            when.key,
+            "this key needs {key} {}, here it is `{found}`",
             wanted.join(" or ")
         );
         self.report(Some(entry.key_place), path, message);
@@ -475,6 +474,14 @@ impl Checker<'_> {
         Json::Array(out)
     }
 
+    /// The allowed values of a choice; nothing for other kinds.
+    fn words(&self, kind: &Kind) -> Vec<String> {
+        match kind {
+            Kind::Choice(choices) => allowed(choices, self.task.as_deref()),
+            _ => Vec::new(),
+        }
+    }
+
     fn mismatch(&mut self, kind: &Kind, node: &Node, path: &str) -> Option<Json> {
         let mut message = format!("expected {kind}, came {}", node.value.describe());
         let mut suggestion = None;
@@ -483,13 +490,19 @@ impl Checker<'_> {
                 message.push_str(": put it in quotes");
             }
             (Kind::Integer(..) | Kind::Number(_), Value::Text(text))
-                if text.replace('_', "").parse::<f64>().is_ok() =>
+                if text.ends_with(|c: char| c.is_ascii_digit())
+                    && text.replace('_', "").parse::<f64>().is_ok() =>
             {
                 message.push_str(if text.contains('_') {
                     ": leave out the underscores"
                 } else {
                     ": leave out the quotes"
                 });
+            }
+            (Kind::Integer(..) | Kind::Number(_), Value::Float(x, text))
+                if x.abs() > 9.0e15 && text.ends_with(|c: char| c.is_ascii_digit()) =>
+            {
+                message.push_str(": it is too large");
             }
             (Kind::Boolean, Value::Text(text)) => match text.to_ascii_lowercase().as_str() {
                 "yes" | "on" | "y" | "true" => suggestion = Some("true".to_owned()),
@@ -498,10 +511,7 @@ impl Checker<'_> {
             },
             _ => {}
         }
-        let allowed = match kind {
-            Kind::Choice(choices) => allowed(choices, self.task.as_deref()),
-            _ => Vec::new(),
-        };
+        let allowed = self.words(kind);
         let problem = self.report(Some(node.place), path, message);
         problem.suggestion = suggestion;
         problem.allowed = allowed;
@@ -637,6 +647,7 @@ pub(super) fn nearest(typed: &str, names: &[&str]) -> Option<String> {
 
 /// The full path of a key that exists in another section under exactly this name, if only one does.
 fn elsewhere(typed: &str) -> Option<String> {
+    let typed = &typed.to_lowercase().replace('-', "_");
     fn search(section: &'static Section, path: &str, typed: &str, found: &mut Vec<String>) {
         for field in section.fields {
             let path = join(path, field.name);

@@ -255,7 +255,7 @@ impl fmt::Display for Kind {
             Kind::Integer(low, high) => write!(f, "a whole number from {low} to {high}"),
             Kind::Number(range) => write!(f, "a number{range}"),
             Kind::Text => f.write_str("text"),
-            Kind::Choice(_) => f.write_str("one of the allowed words"),
+            Kind::Choice(_) => f.write_str("a word"),
             Kind::Paths => f.write_str("a path or a list of paths"),
             Kind::List { item, fewest, most } if fewest == most => {
                 write!(f, "a list of {fewest} elements, each {item}")
@@ -281,11 +281,19 @@ impl fmt::Display for Kind {
                         f.write_str(", or ")?;
                     }
                     match kind {
-                        // "one of the allowed words" says little among alternatives: name them.
+                        // "a word" or "a section" says little among alternatives: name the words and keys.
                         Kind::Choice(choices) => {
                             let words: Vec<String> =
                                 choices.iter().map(|c| format!("`{}`", c.name)).collect();
                             f.write_str(&words.join(" or "))?;
+                        }
+                        Kind::Section(section) => {
+                            let keys: Vec<String> = section
+                                .fields
+                                .iter()
+                                .map(|field| format!("`{}`", field.name))
+                                .collect();
+                            write!(f, "a section with {}", keys.join(" and "))?;
                         }
                         other => write!(f, "{other}")?,
                     }

@@ -28,12 +28,16 @@ mod check;
 mod cross;
 pub mod describe;
 mod errors;
+pub mod schema;
 mod sections;
+pub mod starter;
 mod tree;
 mod write;
 
 pub use errors::{ConfigError, Problem, Warning};
+pub use schema::schema;
 pub use sections::*;
+pub use starter::{DataHint, starter};
 
 use check::{Folders, check, problem};
 use errors::Names;
@@ -112,12 +116,11 @@ pub fn parse(
     folder: &Path,
     sets: &[String],
 ) -> Result<Loaded, ConfigError> {
-    let keys = sets.iter().map(|set| {
-        set.split_once('=')
-            .map_or(set.as_str(), |(key, _)| key)
-            .trim()
-            .to_owned()
-    });
+    let key_of = |set: &String| match set.split_once('=') {
+        Some((key, _)) if !key.trim().is_empty() => key.trim().to_owned(),
+        _ => set.trim().to_owned(),
+    };
+    let keys = sets.iter().map(key_of);
     let names = Names {
         file: name.to_owned(),
         sets: keys.collect(),
@@ -215,6 +218,31 @@ pub fn parse(
     Ok(loaded)
 }
 
+/// The description of the whole config.
+pub fn describe_root() -> &'static describe::Section {
+    &sections::ROOT
+}
+
+/// YAML text as JSON, with nothing checked or filled in: what a JSON Schema validator looks at.
+///
+/// # Errors
+/// Text that is not YAML; an empty text is null.
+pub fn read_as_json(text: &str) -> Result<serde_json::Value, ConfigError> {
+    match tree::read(text, None) {
+        Ok(node) => Ok(node.map_or(serde_json::Value::Null, |node| schema::plain(&node.value))),
+        Err(found) => {
+            let names = Names {
+                file: "text".to_owned(),
+                sets: Vec::new(),
+            };
+            let problems = found
+                .into_iter()
+                .map(|p| problem(&names, Some(p.place), &p.path, p.message));
+            Err(finish(problems.collect()))
+        }
+    }
+}
+
 /// The place of a key or of its nearest written ancestor.
 fn place_of(places: &BTreeMap<String, Place>, path: &str) -> Option<Place> {
     let mut path = path;
@@ -280,7 +308,10 @@ fn put(root: &mut Node, path: &[String], value: Node, index: usize) -> Result<()
         }
         let came = node.value.describe();
         let Value::Map(entries) = &mut node.value else {
-            return Err(format!("`{}` is not a section, it holds {came}", path[..depth].join(".")));
+            return Err(format!(
+                "`{}` is not a section, it holds {came}",
+                path[..depth].join(".")
+            ));
         };
         let position = match entries.iter().position(|entry| &entry.key == key) {
             Some(position) => position,

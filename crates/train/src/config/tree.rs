@@ -87,6 +87,7 @@ impl Value {
             Value::Integer(i) => format!("{i}"),
             Value::Float(_, text) => shorten(text),
             Value::Text(text) => format!("the text `{}`", shorten(text)),
+            Value::List(items) if items.is_empty() => "an empty list".to_owned(),
             Value::List(_) => "a list".to_owned(),
             Value::Map(_) => "a mapping".to_owned(),
         }
@@ -215,7 +216,11 @@ fn syntax_message(text: &str, line: usize, info: &str) -> String {
             .any(|c| c == '\t')
     };
     let near = text.lines().skip(line.saturating_sub(2)).take(2);
-    if near.clone().any(indented_by_tab) {
+    if info.ends_with("unknown anchor") {
+        "`*` at the start of a value means a YAML alias, and there is none of this name: \
+         put a glob such as '*.txt' in quotes"
+            .to_owned()
+    } else if near.clone().any(indented_by_tab) {
         "a tab is used for indentation: YAML indents with spaces".to_owned()
     } else {
         format!("not valid YAML: {info}")
@@ -362,7 +367,13 @@ impl Builder {
 
     fn open(&mut self, place: Place, value: Value, anchor: usize) -> Option<()> {
         if self.stack.len() == MAX_DEPTH {
-            self.fail(place, format!("nested deeper than {MAX_DEPTH} levels"));
+            // The path would be as long as the nesting is deep.
+            let message = format!("nested deeper than {MAX_DEPTH} levels");
+            self.problems.push(SyntaxProblem {
+                place,
+                path: String::new(),
+                message,
+            });
             return None;
         }
         if let Some(open) = self.stack.last()
