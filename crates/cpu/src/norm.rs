@@ -1,0 +1,615 @@
+//! Layer, root-mean-square and batch normalisation, forward and backward.
+//!
+//! y = x̂·w + b with x̂ = (x - mean)·rstd and rstd = 1/√(variance + eps); RMS normalisation takes
+//! mean = 0. With h = g·w the gradients are dx = rstd·(h - avg(h) - x̂·avg(h·x̂)), dw = Σ g·x̂,
+//! db = Σ g, where avg runs over what was normalised together and Σ over everything else (the
+//! middle term falls away for RMS). Variances are biased and computed around the mean, in a second
+//! pass. Sums over rows go through blocks that depend on the shape alone.
+//! Statistics come out in f32 (f64 for f64 input); 16-bit floats are computed in f32.
+
+use std::ops::Range;
+
+use entrenar_base::{Array, DType, Error, Result, Shape};
+
+use crate::kit::{self, LANES, Real, multiversion, with_real};
+use crate::team::{self, Shared};
+
+/// Estimated nanoseconds per element of one kernel.
+const ELEMENT_NS: f64 = 0.4;
+/// Most blocks of rows that weight gradients are summed in.
+const BLOCKS: usize = 64;
+
+/// Output, mean and reciprocal deviation.
+pub type Normalised = (Array, Array, Array);
+/// Gradients of input, weight and bias; those not asked for are absent.
+pub type NormGradients = (Option<Array>, Option<Array>, Option<Array>);
+
+multiversion! {
+    /// Normalises rows of `n`; `w` and `b` hold `n` elements each, or none.
+    fn norm_rows<T: Real>(
+        x: &[T], y: &mut [T], n: usize, w: &[T], b: &[T], eps: T, centered: bool,
+        means: &mut [T], rstds: &mut [T],
+    ) {
+        let count = T::of(n as f64);
+        let statistics = means.iter_mut().zip(rstds);
+        let rows = x.chunks_exact(n).zip(y.chunks_exact_mut(n));
+        for ((x, y), (mean_out, rstd_out)) in rows.zip(statistics) {
+            let mean = if centered { kit::sum(x) / count } else { T::ZERO };
+            let rstd = T::ONE / (kit::sum_squares(x, mean) / count + eps).sqrt();
+            if w.is_empty() {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = (x - mean) * rstd;
+                }
+            } else if b.is_empty() {
+                for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
+                    *y = (x - mean) * rstd * w;
+                }
+            } else {
+                for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(w).zip(b) {
+                    *y = ((x - mean) * rstd).mul_add(w, b);
+                }
+            }
+            *mean_out = mean;
+            *rstd_out = rstd;
+        }
+    }
+
+    /// Input gradient of rows of `n`; `w` holds `n` elements.
+    fn norm_backward_rows<T: Real>(
+        g: &[T], x: &[T], means: &[T], rstds: &[T], w: &[T], dx: &mut [T], n: usize,
+        centered: bool,
+    ) {
+        let count = T::of(n as f64);
+        let rows = g.chunks_exact(n).zip(x.chunks_exact(n)).zip(dx.chunks_exact_mut(n));
+        for (((g, x), dx), (&mean, &rstd)) in rows.zip(means.iter().zip(rstds)) {
+            let (mut sum_h, mut sum_hx) = ([T::ZERO; LANES], [T::ZERO; LANES]);
+            let (gc, gt) = g.as_chunks::<LANES>();
+            let (xc, xt) = x.as_chunks::<LANES>();
+            let (wc, wt) = w.as_chunks::<LANES>();
+            for ((g, x), w) in gc.iter().zip(xc).zip(wc) {
+                for l in 0..LANES {
+                    let h = g[l] * w[l];
+                    sum_h[l] += h;
+                    sum_hx[l] = h.mul_add((x[l] - mean) * rstd, sum_hx[l]);
+                }
+            }
+            for (l, ((&g, &x), &w)) in gt.iter().zip(xt).zip(wt).enumerate() {
+                let h = g * w;
+                sum_h[l] += h;
+                sum_hx[l] = h.mul_add((x - mean) * rstd, sum_hx[l]);
+            }
+            let first = if centered { kit::add_lanes(sum_h) / count } else { T::ZERO };
+            let second = kit::add_lanes(sum_hx) / count;
+            for (((dx, &g), &x), &w) in dx.iter_mut().zip(g).zip(x).zip(w) {
+                let normal = (x - mean) * rstd;
+                *dx = rstd * (g * w - first - normal * second);
+            }
+        }
+    }
+
+    /// Adds the weight and bias gradients of rows of `n` to `dw` and `db`.
+    fn norm_weight_rows<T: Real>(
+        g: &[T], x: &[T], means: &[T], rstds: &[T], dw: &mut [T], db: &mut [T], n: usize,
+    ) {
+        let rows = g.chunks_exact(n).zip(x.chunks_exact(n));
+        for ((g, x), (&mean, &rstd)) in rows.zip(means.iter().zip(rstds)) {
+            for ((dw, &g), &x) in dw.iter_mut().zip(g).zip(x) {
+                *dw = g.mul_add((x - mean) * rstd, *dw);
+            }
+            for (db, &g) in db.iter_mut().zip(g) {
+                *db += g;
+            }
+        }
+    }
+
+    /// Σ (x - center)^power over the channels from `first` on, one per entry of `out`.
+    /// Shape of `x`: [batch, channels, s].
+    fn channel_sums<T: Real>(
+        x: &[T], channels: usize, s: usize, first: usize, center: &[f64], square: bool,
+        out: &mut [f64],
+    ) {
+        for image in x.chunks_exact(channels * s) {
+            let part = &image[first * s..(first + out.len()) * s];
+            for ((out, plane), &c) in out.iter_mut().zip(part.chunks_exact(s)).zip(center) {
+                let c = T::of(c);
+                if s < LANES {
+                    let mut total = T::ZERO;
+                    for &v in plane {
+                        let d = v - c;
+                        total += if square { d * d } else { d };
+                    }
+                    *out += total.to_f64();
+                } else if square {
+                    *out += kit::sum_squares(plane, c).to_f64();
+                } else {
+                    *out += kit::sum(plane).to_f64() - c.to_f64() * s as f64;
+                }
+            }
+        }
+    }
+
+    /// Σ g and Σ g·x̂ per channel, as [`channel_sums`].
+    fn channel_gradient_sums<T: Real>(
+        g: &[T], x: &[T], channels: usize, s: usize, first: usize, means: &[T], rstds: &[T],
+        sum_g: &mut [f64], sum_gx: &mut [f64],
+    ) {
+        for (g, x) in g.chunks_exact(channels * s).zip(x.chunks_exact(channels * s)) {
+            for i in 0..sum_g.len() {
+                let at = (first + i) * s..(first + i + 1) * s;
+                let (g, x) = (&g[at.clone()], &x[at]);
+                let (mean, rstd) = (means[i], rstds[i]);
+                let (mut a, mut b) = ([T::ZERO; LANES], [T::ZERO; LANES]);
+                let (gc, gt) = g.as_chunks::<LANES>();
+                let (xc, xt) = x.as_chunks::<LANES>();
+                for (g, x) in gc.iter().zip(xc) {
+                    for l in 0..LANES {
+                        a[l] += g[l];
+                        b[l] = g[l].mul_add((x[l] - mean) * rstd, b[l]);
+                    }
+                }
+                for (l, (&g, &x)) in gt.iter().zip(xt).enumerate() {
+                    a[l] += g;
+                    b[l] = g.mul_add((x - mean) * rstd, b[l]);
+                }
+                sum_g[i] += kit::add_lanes(a).to_f64();
+                sum_gx[i] += kit::add_lanes(b).to_f64();
+            }
+        }
+    }
+
+    /// y = x·a + b with one a and b.
+    fn affine<T: Real>(x: &[T], y: &mut [T], mean: T, a: T, b: T) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = (x - mean).mul_add(a, b);
+        }
+    }
+
+    /// dx = a·(g - first - (x - mean)·rstd·second).
+    fn batch_backward<T: Real>(
+        g: &[T], x: &[T], dx: &mut [T], mean: T, rstd: T, a: T, first: T, second: T,
+    ) {
+        for ((dx, &g), &x) in dx.iter_mut().zip(g).zip(x) {
+            *dx = a * (g - first - (x - mean) * rstd * second);
+        }
+    }
+}
+
+/// An optional parameter of `n` elements as a dense vector of `dtype`.
+#[track_caller]
+fn parameter(
+    op: &str,
+    what: &str,
+    value: Option<&Array>,
+    n: usize,
+    dtype: DType,
+) -> Result<Option<Array>> {
+    let Some(value) = value else { return Ok(None) };
+    if value.numel() != n {
+        return Err(Error::shape(
+            op,
+            format!("a {what} of {n} elements"),
+            value.shape(),
+        ));
+    }
+    kit::compute_dtype(op, value.dtype())?;
+    Ok(Some(kit::dense(value, dtype)))
+}
+
+/// Rows of `n` elements in `x`; `n` is a product of trailing dimensions.
+#[track_caller]
+fn row_count(op: &str, x: &Array, n: usize) -> Result<usize> {
+    let mut product = 1usize;
+    let mut sizes = x.dims().iter().rev();
+    loop {
+        if product == n {
+            // Sizes of 1 in front change nothing; what is left counts the rows.
+            return Ok(sizes.product());
+        }
+        match sizes.next() {
+            Some(&d) => product *= d,
+            None => {
+                return Err(Error::shape(
+                    op,
+                    format!("trailing dimensions of {n} elements together"),
+                    x.shape(),
+                ));
+            }
+        }
+    }
+}
+
+/// Dense copies that kernels may read without asking which parameter was given.
+fn weight_and_bias<T: Real>(
+    w: Option<&Array>,
+    b: Option<&Array>,
+    n: usize,
+) -> Result<(Vec<T>, Vec<T>)> {
+    let w = match (w, b) {
+        (Some(w), _) => w.to_vec::<T>()?,
+        (None, Some(_)) => vec![T::ONE; n],
+        (None, None) => Vec::new(),
+    };
+    let b = b.map_or(Ok(Vec::new()), |b| b.to_vec::<T>())?;
+    Ok((w, b))
+}
+
+#[track_caller]
+fn norm_forward(
+    op: &str,
+    x: &Array,
+    n: usize,
+    weight: Option<&Array>,
+    bias: Option<&Array>,
+    eps: f64,
+    centered: bool,
+) -> Result<Normalised> {
+    let compute = kit::compute_dtype(op, x.dtype())?;
+    let rows = row_count(op, x, n)?;
+    let weight = parameter(op, "weight", weight, n, compute)?;
+    let bias = parameter(op, "bias", bias, n, compute)?;
+    let dense = kit::dense(x, compute);
+    let (y, mean, rstd) = with_real!(compute, T => {
+        let x = dense.as_slice::<T>()?;
+        let (w, b) = weight_and_bias::<T>(weight.as_ref(), bias.as_ref(), n)?;
+        let mut mean = Array::zeros([rows], compute);
+        let mut rstd = Array::zeros([rows], compute);
+        let means = Shared::new(mean.make_mut::<T>()?);
+        let rstds = Shared::new(rstd.make_mut::<T>()?);
+        let y = Array::build(dense.shape(), |y: &mut [T]| {
+            if n == 0 {
+                return;
+            }
+            team::split_mut(y, rows, n as f64 * ELEMENT_NS, |range, y| {
+                // SAFETY: ranges of rows are disjoint.
+                let (m, r) = unsafe { (means.slice(range.clone()), rstds.slice(range.clone())) };
+                let x = &x[range.start * n..range.end * n];
+                norm_rows(x, y, n, &w, &b, eps as T, centered, m, r);
+            });
+        });
+        (y, mean, rstd)
+    });
+    Ok((kit::cast(&y, x.dtype()), mean, rstd))
+}
+
+#[track_caller]
+#[allow(clippy::too_many_arguments, reason = "shared by two public functions")]
+fn norm_backward(
+    op: &str,
+    grad: &Array,
+    x: &Array,
+    mean: Option<&Array>,
+    rstd: &Array,
+    weight: Option<&Array>,
+    needs: [bool; 3],
+) -> Result<NormGradients> {
+    let compute = kit::compute_dtype(op, x.dtype())?;
+    kit::same_dtype(op, x, grad)?;
+    if grad.shape() != x.shape() {
+        return Err(Error::shape(
+            op,
+            format!("a gradient of shape {}", x.shape()),
+            grad.shape(),
+        ));
+    }
+    let rows = rstd.numel();
+    let trailing = || x.dims().last().copied().unwrap_or(1);
+    let n = x
+        .numel()
+        .checked_div(rows)
+        .unwrap_or_else(|| weight.map_or_else(trailing, Array::numel));
+    if rows * n != x.numel() || mean.is_some_and(|m| m.numel() != rows) {
+        return Err(Error::shape(
+            op,
+            format!("statistics of the rows of input {}", x.shape()),
+            rstd.shape(),
+        ));
+    }
+    let weight_dtype = weight.map_or(x.dtype(), Array::dtype);
+    let weight_shape = weight.map_or(Shape::from([n]), |w| w.shape().clone());
+    let dense_w = parameter(op, "weight", weight, n, compute)?;
+    let (dense_g, dense_x) = (kit::dense(grad, compute), kit::dense(x, compute));
+    let rstd = kit::dense(rstd, compute);
+    let centered = mean.is_some();
+    let mean = mean.map_or_else(|| Array::zeros([rows], compute), |m| kit::dense(m, compute));
+    let [need_x, need_w, need_b] = needs;
+    with_real!(compute, T => {
+        let (g, x) = (dense_g.as_slice::<T>()?, dense_x.as_slice::<T>()?);
+        let (means, rstds) = (mean.as_slice::<T>()?, rstd.as_slice::<T>()?);
+        let w = match &dense_w {
+            Some(w) => w.to_vec::<T>()?,
+            None => vec![1.0; n],
+        };
+        let dx = need_x.then(|| {
+            Array::build(dense_x.shape(), |dx: &mut [T]| {
+                if n == 0 {
+                    return;
+                }
+                team::split_mut(dx, rows, n as f64 * ELEMENT_NS, |range, dx| {
+                    let at = range.start * n..range.end * n;
+                    norm_backward_rows(
+                        &g[at.clone()], &x[at], &means[range.clone()], &rstds[range], &w, dx, n,
+                        centered,
+                    );
+                });
+            })
+        });
+        let (mut dw, mut db) = (None, None);
+        if need_w || need_b {
+            let per_block = rows.div_ceil(BLOCKS).max(16);
+            let blocks = rows.div_ceil(per_block).max(1);
+            // Row `block` of `partial`: dw, then db (absent when not needed).
+            let width = if need_b { 2 * n } else { n };
+            let mut partial = vec![0.0 as T; blocks * width];
+            let cost = (per_block * n) as f64 * ELEMENT_NS;
+            team::split_mut(&mut partial, blocks, cost, |range, partial| {
+                if n == 0 {
+                    return;
+                }
+                for (block, part) in range.zip(partial.chunks_exact_mut(width)) {
+                    let (dw, db) = part.split_at_mut(n);
+                    let r = block * per_block..((block + 1) * per_block).min(rows);
+                    let at = r.start * n..r.end * n;
+                    norm_weight_rows(
+                        &g[at.clone()], &x[at], &means[r.clone()], &rstds[r], dw, db, n,
+                    );
+                }
+            });
+            let (total, others) = partial.split_at_mut(width);
+            if width > 0 {
+                for part in others.chunks_exact(width) {
+                    kit::add_into(total, part);
+                }
+            }
+            let finish = |part: &[T]| -> Result<Array> {
+                Ok(kit::cast(&Array::from_slice(part, &weight_shape)?, weight_dtype))
+            };
+            if need_w {
+                dw = Some(finish(&total[..n])?);
+            }
+            if need_b {
+                db = Some(finish(&total[n..])?);
+            }
+        }
+        Ok((dx.map(|d| kit::cast(&d, grad.dtype())), dw, db))
+    })
+}
+
+/// Layer normalisation over the trailing dimensions that hold `groups_of` elements together.
+///
+/// Returns the output in `x`'s shape and dtype, and mean and 1/√(variance + eps) of each row, of
+/// shape `[rows]`. `weight` and `bias` hold `groups_of` elements. (Ba, Kiros, Hinton 2016.)
+///
+/// # Errors
+/// When `groups_of` is no product of trailing dimensions, or a parameter has another size.
+///
+/// ```
+/// use entrenar_base::Array;
+/// let x = Array::from_vec(vec![1.0f64, 3.0, 2.0, 2.0], [2, 2])?;
+/// let (y, mean, _) = entrenar_cpu::norm::layer_norm(&x, 2, None, None, 0.0001)?;
+/// assert_eq!(mean.to_vec::<f64>()?, [2.0, 2.0]);
+/// assert!((y.to_vec::<f64>()?[1] - 1.0).abs() < 1e-4);
+/// # Ok::<(), entrenar_base::Error>(())
+/// ```
+#[track_caller]
+pub fn layer_norm(
+    x: &Array,
+    groups_of: usize,
+    weight: Option<&Array>,
+    bias: Option<&Array>,
+    eps: f64,
+) -> Result<Normalised> {
+    norm_forward("layer_norm", x, groups_of, weight, bias, eps, true)
+}
+
+/// Gradients of [`layer_norm`] with respect to input, weight and bias; `needs` says which.
+///
+/// `mean` and `rstd` are those the forward pass returned. Weight gradients have the weight's shape
+/// and dtype (without a weight: one dimension, the input's dtype).
+///
+/// # Errors
+/// When shapes do not fit.
+#[track_caller]
+pub fn layer_norm_backward(
+    grad: &Array,
+    x: &Array,
+    mean: &Array,
+    rstd: &Array,
+    weight: Option<&Array>,
+    needs: [bool; 3],
+) -> Result<NormGradients> {
+    norm_backward(
+        "layer_norm_backward",
+        grad,
+        x,
+        Some(mean),
+        rstd,
+        weight,
+        needs,
+    )
+}
+
+/// Root-mean-square normalisation of rows of `n` trailing elements; returns output and
+/// 1/√(mean square + eps), of shape `[rows]`. (Zhang, Sennrich 2019.)
+///
+/// # Errors
+/// When `n` is no product of trailing dimensions, or the weight has another size.
+#[track_caller]
+pub fn rms_norm(x: &Array, n: usize, weight: Option<&Array>, eps: f64) -> Result<(Array, Array)> {
+    let (y, _, rstd) = norm_forward("rms_norm", x, n, weight, None, eps, false)?;
+    Ok((y, rstd))
+}
+
+/// Gradients of [`rms_norm`] with respect to input and weight; `needs` says which.
+///
+/// # Errors
+/// When shapes do not fit.
+#[track_caller]
+pub fn rms_norm_backward(
+    grad: &Array,
+    x: &Array,
+    rstd: &Array,
+    weight: Option<&Array>,
+    needs: [bool; 2],
+) -> Result<(Option<Array>, Option<Array>)> {
+    let needs = [needs[0], needs[1], false];
+    let (dx, dw, _) = norm_backward("rms_norm_backward", grad, x, None, rstd, weight, needs)?;
+    Ok((dx, dw))
+}
+
+/// Batch, channels and elements per channel of `[N, C, *]`.
+#[track_caller]
+fn batch_sizes(op: &str, x: &Array) -> Result<(usize, usize, usize)> {
+    match x.dims() {
+        [batch, channels, rest @ ..] => Ok((*batch, *channels, rest.iter().product())),
+        _ => Err(Error::shape(op, "an input of shape [N, C, *]", x.shape())),
+    }
+}
+
+/// Calls `body` for ranges of channels.
+fn over_channels((batch, channels, s): (usize, usize, usize), body: impl Fn(Range<usize>) + Sync) {
+    team::split(channels, (batch * s) as f64 * ELEMENT_NS, body);
+}
+
+/// Batch normalisation with the statistics of this batch: `x` is `[N, C, *]`.
+///
+/// Returns the output, and mean and 1/√(biased variance + eps) of each channel, of shape `[C]`.
+/// `weight` and `bias` hold `C` elements. Running statistics are the caller's business.
+/// (Ioffe, Szegedy 2015.)
+///
+/// # Errors
+/// When the rank is below 2 or a parameter has another size.
+#[track_caller]
+pub fn batch_norm(
+    x: &Array,
+    weight: Option<&Array>,
+    bias: Option<&Array>,
+    eps: f64,
+) -> Result<Normalised> {
+    const OP: &str = "batch_norm";
+    let compute = kit::compute_dtype(OP, x.dtype())?;
+    let sizes @ (_, channels, s) = batch_sizes(OP, x)?;
+    let weight = parameter(OP, "weight", weight, channels, compute)?;
+    let bias = parameter(OP, "bias", bias, channels, compute)?;
+    let count = (x.numel() / channels.max(1)) as f64;
+    let dense = kit::dense(x, compute);
+    let (y, mean, rstd) = with_real!(compute, T => {
+        let x = dense.as_slice::<T>()?;
+        let w = weight.as_ref().map(|w| w.as_slice::<T>()).transpose()?;
+        let b = bias.as_ref().map(|b| b.as_slice::<T>()).transpose()?;
+        let mut mean = Array::zeros([channels], compute);
+        let mut rstd = Array::zeros([channels], compute);
+        let means = Shared::new(mean.make_mut::<T>()?);
+        let rstds = Shared::new(rstd.make_mut::<T>()?);
+        let y = Array::build(dense.shape(), |y: &mut [T]| {
+            let y = Shared::new(y);
+            over_channels(sizes, |range| {
+                // SAFETY: ranges of channels are disjoint.
+                let (m, r) = unsafe { (means.slice(range.clone()), rstds.slice(range.clone())) };
+                let zeros = vec![0.0; range.len()];
+                let (mut sums, mut squares) = (zeros.clone(), zeros.clone());
+                if s > 0 {
+                    channel_sums(x, channels, s, range.start, &zeros, false, &mut sums);
+                    sums.iter_mut().for_each(|v| *v /= count);
+                    channel_sums(x, channels, s, range.start, &sums, true, &mut squares);
+                } else {
+                    sums.fill(f64::NAN);
+                }
+                for (i, c) in range.clone().enumerate() {
+                    m[i] = sums[i] as T;
+                    r[i] = (1.0 / (squares[i] / count + eps).sqrt()) as T;
+                    let scale = r[i] * w.map_or(1.0, |w| w[c]);
+                    for image in 0..sizes.0 {
+                        let at = (image * channels + c) * s;
+                        // SAFETY: planes of this channel belong to this range alone.
+                        let y = unsafe { y.slice(at..at + s) };
+                        affine(&x[at..at + s], y, m[i], scale, b.map_or(0.0, |b| b[c]));
+                    }
+                }
+            });
+        });
+        (y, mean, rstd)
+    });
+    Ok((kit::cast(&y, x.dtype()), mean, rstd))
+}
+
+/// Gradients of [`batch_norm`] with respect to input, weight and bias; `needs` says which.
+///
+/// # Errors
+/// When shapes do not fit.
+#[track_caller]
+pub fn batch_norm_backward(
+    grad: &Array,
+    x: &Array,
+    mean: &Array,
+    rstd: &Array,
+    weight: Option<&Array>,
+    needs: [bool; 3],
+) -> Result<NormGradients> {
+    const OP: &str = "batch_norm_backward";
+    let compute = kit::compute_dtype(OP, x.dtype())?;
+    kit::same_dtype(OP, x, grad)?;
+    let sizes @ (batch, channels, s) = batch_sizes(OP, x)?;
+    if grad.shape() != x.shape() {
+        return Err(Error::shape(
+            OP,
+            format!("a gradient of shape {}", x.shape()),
+            grad.shape(),
+        ));
+    }
+    if mean.numel() != channels || rstd.numel() != channels {
+        return Err(Error::shape(
+            OP,
+            format!("statistics of {channels} channels"),
+            mean.shape(),
+        ));
+    }
+    let weight_dtype = weight.map_or(x.dtype(), Array::dtype);
+    let dense_w = parameter(OP, "weight", weight, channels, compute)?;
+    let (dense_g, dense_x) = (kit::dense(grad, compute), kit::dense(x, compute));
+    let (mean, rstd) = (kit::dense(mean, compute), kit::dense(rstd, compute));
+    let count = (batch * s) as f64;
+    with_real!(compute, T => {
+        let (g, x) = (dense_g.as_slice::<T>()?, dense_x.as_slice::<T>()?);
+        let (means, rstds) = (mean.as_slice::<T>()?, rstd.as_slice::<T>()?);
+        let w = dense_w.as_ref().map(|w| w.as_slice::<T>()).transpose()?;
+        let (mut sum_g, mut sum_gx) = (vec![0.0f64; channels], vec![0.0f64; channels]);
+        let (dw, db) = (Shared::new(&mut sum_gx), Shared::new(&mut sum_g));
+        let dx = Array::build(if needs[0] { dense_x.shape().clone() } else { Shape::from(0) }, |dx: &mut [T]| {
+            let dx = Shared::new(dx);
+            over_channels(sizes, |range| {
+                // SAFETY: ranges of channels are disjoint.
+                let (sum_g, sum_gx) = unsafe { (db.slice(range.clone()), dw.slice(range.clone())) };
+                if s > 0 {
+                    channel_gradient_sums(
+                        g, x, channels, s, range.start, &means[range.clone()],
+                        &rstds[range.clone()], sum_g, sum_gx,
+                    );
+                }
+                if !needs[0] {
+                    return;
+                }
+                for (i, c) in range.enumerate() {
+                    let (first, second) = ((sum_g[i] / count) as T, (sum_gx[i] / count) as T);
+                    let a = rstds[c] * w.map_or(1.0, |w| w[c]);
+                    for image in 0..batch {
+                        let at = (image * channels + c) * s;
+                        let at = at..at + s;
+                        // SAFETY: planes of this channel belong to this range alone.
+                        let dx = unsafe { dx.slice(at.clone()) };
+                        batch_backward(
+                            &g[at.clone()], &x[at], dx, means[c], rstds[c], a, first, second,
+                        );
+                    }
+                }
+            });
+        });
+        let finish = |sums: &[f64]| -> Result<Array> {
+            Ok(kit::cast(&Array::from_slice(sums, [channels])?, weight_dtype))
+        };
+        Ok((
+            needs[0].then(|| kit::cast(&dx, grad.dtype())),
+            needs[1].then(|| finish(&sum_gx)).transpose()?,
+            needs[2].then(|| finish(&sum_g)).transpose()?,
+        ))
+    })
+}
