@@ -3,3 +3,5 @@
 //! The binary and the façade (`crates/entrenar`) are the only floor above.
 
 pub mod config;
+pub mod data;
+pub mod run;

@@ -1,0 +1,37 @@
+//! Data: from files to batches.
+//!
+//! Three kinds of data ([`TextData`], [`TableData`], [`ImageData`]) give
+//! [`Dataset`]s, a [`Loader`] gives their [`Batch`]es in a reproducible order,
+//! and [`Preprocessing`] remembers beside the model how inputs were made.
+//!
+//! Promises: hostile files give one clear error, never a panic or an
+//! allocation larger than the file justifies; the same seed gives the same
+//! batches, whatever the timing, and a loader resumes exactly at any batch.
+//! Files: `files` finds, `csv_file` and `idx` parse, `text`, `table` and
+//! `image` encode, `dataset` and `order` define, `loader` runs.
+
+mod csv_file;
+mod dataset;
+mod files;
+mod idx;
+mod image;
+mod loader;
+mod order;
+mod preprocessing;
+mod report;
+mod table;
+mod text;
+mod tokenizer;
+
+pub use csv_file::{ColumnKind, Missing};
+pub use dataset::{Batch, Dataset, Split, Validation};
+pub use files::find_files;
+pub use image::{ImageData, ImagePreprocessing, Images};
+pub use loader::{Epoch, Loader, LoaderConfig};
+pub use order::{LoaderState, Order};
+pub use preprocessing::{PREPROCESS_FILE, Preprocessing, TextPreprocessing};
+pub use table::{
+    Column, Feature, Rows, TableData, TablePreprocessing, TableSpec, TargetEncoding, TargetKind,
+};
+pub use text::{CoveringWindows, RandomWindows, TextData, TextUnit, Tokens, read_tokens};
+pub use tokenizer::{ByteTokenizer, CharTokenizer, Tokenizer};
