@@ -47,24 +47,29 @@ const TASKS: &[Task] = &[
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    ExitCode::from(dispatch(&arguments))
+}
+
+/// Runs the task that the arguments name and gives back the exit status.
+fn dispatch(arguments: &[String]) -> u8 {
     let Some((name, rest)) = arguments.split_first() else {
         eprintln!("{}", usage());
-        return ExitCode::from(2);
+        return 2;
     };
     if matches!(name.as_str(), "help" | "--help" | "-h") {
         println!("{}", usage());
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let Some(task) = TASKS.iter().find(|task| task.name == name) else {
         eprintln!("error: no task `{name}`\n{}", usage());
-        return ExitCode::from(2);
+        return 2;
     };
     match (task.run)(rest) {
-        Ok(Outcome::Clean) => ExitCode::SUCCESS,
-        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Ok(Outcome::Clean) => 0,
+        Ok(Outcome::Failed) => 1,
         Err(message) => {
             eprintln!("error: {message}");
-            ExitCode::from(2)
+            2
         }
     }
 }
@@ -136,11 +141,31 @@ mod tests {
         }
     }
 
+    fn status(arguments: &[&str]) -> u8 {
+        let arguments: Vec<String> = arguments.iter().map(|word| word.to_string()).collect();
+        dispatch(&arguments)
+    }
+
     #[test]
-    fn wrong_arguments_are_refused() {
-        assert!(run_check(&["--fast".into()]).is_err());
-        assert!(run_mutants_rate(&[]).is_err());
-        assert!(run_mutants_rate(&["absent.json".into(), "80".into()]).is_err());
-        assert!(run_mutants_rate(&["absent.json".into(), "eighty".into()]).is_err());
+    fn wrong_usage_ends_with_two() {
+        assert_eq!(status(&[]), 2);
+        assert_eq!(status(&["no-such-task"]), 2);
+        assert_eq!(status(&["check", "--fast"]), 2);
+        assert_eq!(status(&["mutants-rate"]), 2);
+        assert_eq!(status(&["mutants-rate", "absent.json", "80"]), 2);
+        assert_eq!(status(&["help"]), 0);
+    }
+
+    #[test]
+    fn the_rate_of_mutants_decides_the_status() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outcomes.json");
+        let report = r#"{"outcomes": [{"scenario": {}, "summary": "CaughtMutant"},
+                                      {"scenario": {}, "summary": "MissedMutant"}]}"#;
+        std::fs::write(&path, report).unwrap();
+        let path = path.to_str().unwrap();
+        assert_eq!(status(&["mutants-rate", path, "50"]), 0);
+        assert_eq!(status(&["mutants-rate", path, "51"]), 1);
+        assert_eq!(status(&["mutants-rate", path, "half"]), 2);
     }
 }
