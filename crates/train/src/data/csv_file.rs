@@ -39,8 +39,8 @@ pub enum Missing {
 
 /// Which columns to read and how.
 pub(super) struct Wanted<'a> {
-    /// Name, kind, and what a missing number means.
-    pub columns: Vec<(&'a str, ColumnKind, Missing)>,
+    /// Name, kind, and what a missing number means; `None` for a target, which is never filled in.
+    pub columns: Vec<(&'a str, ColumnKind, Option<Missing>)>,
     pub delimiter: u8,
 }
 
@@ -313,24 +313,31 @@ impl Builder {
         }
     }
 
-    fn push(&mut self, cell: &str, kind: ColumnKind, missing: Missing) -> Result<(), String> {
+    fn push(
+        &mut self,
+        cell: &str,
+        kind: ColumnKind,
+        missing: Option<Missing>,
+    ) -> Result<(), String> {
         self.fresh = false;
         let absent = is_missing(cell);
         match kind {
-            ColumnKind::Numeric => self.numbers.push(if !absent {
-                number(cell)?
-            } else if missing == Missing::Mean {
-                f64::NAN
-            } else {
-                return Err(format!(
-                    "the number is missing (got {}); `missing: mean` would use the column's mean",
-                    shown(cell)
-                ));
+            ColumnKind::Numeric => self.numbers.push(match missing {
+                _ if !absent => number(cell)?,
+                Some(Missing::Mean) => f64::NAN,
+                Some(Missing::Error) => {
+                    return Err(format!(
+                        "the number is missing (got {}); `missing: mean` would use the column's mean",
+                        shown(cell)
+                    ));
+                }
+                None => return Err(format!("the target is missing (got {})", shown(cell))),
             }),
             ColumnKind::Boolean => self.numbers.push(boolean(cell)?),
             ColumnKind::Categorical => {
                 if absent {
-                    return Err(format!("the category is missing (got {})", shown(cell)));
+                    let noun = if missing.is_some() { "category" } else { "label" };
+                    return Err(format!("the {noun} is missing (got {})", shown(cell)));
                 }
                 let code = match self.known.get(cell) {
                     Some(code) => *code,

@@ -51,9 +51,22 @@ fn find_one(directory: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
             ),
         ));
     }
+    if literal.exists() {
+        return Err(unusable(&literal, "expected a regular file"));
+    }
     if !pattern.contains(['*', '?', '[']) {
         return Err(unusable(&literal, "no such file"));
     }
+    let wrong = |error: glob::PatternError| {
+        Error::config(format!(
+            "{} is no file pattern: {} at position {}",
+            shown(pattern),
+            error.msg,
+            error.pos
+        ))
+    };
+    // Looked at alone first, so that the position counts from the pattern's own beginning.
+    glob::Pattern::new(pattern).map_err(wrong)?;
     let escaped = if Path::new(pattern).is_absolute() {
         pattern.to_string()
     } else {
@@ -69,9 +82,7 @@ fn find_one(directory: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
         require_literal_separator: true,
         require_literal_leading_dot: true,
     };
-    let entries = glob::glob_with(&escaped, options).map_err(|error| {
-        Error::config(format!("{} is no file pattern: {error}", shown(pattern)))
-    })?;
+    let entries = glob::glob_with(&escaped, options).map_err(wrong)?;
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(|error| {

@@ -571,14 +571,14 @@ fn read(
 ) -> Result<RawTable> {
     let mut wanted: Vec<_> = columns
         .iter()
-        .map(|column| (column.name.as_str(), column.kind, missing))
+        .map(|column| (column.name.as_str(), column.kind, Some(missing)))
         .collect();
     if let Some((name, kind)) = target {
         let kind = match kind {
             TargetKind::Class => ColumnKind::Categorical,
             TargetKind::Number => ColumnKind::Numeric,
         };
-        wanted.push((name, kind, Missing::Error));
+        wanted.push((name, kind, None));
     }
     read_table(
         file,

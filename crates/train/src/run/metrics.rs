@@ -170,9 +170,7 @@ impl Record {
     }
 
     fn from_json(line: &str) -> std::result::Result<Self, String> {
-        let Value::Object(fields) =
-            serde_json::from_str(line).map_err(|error| error.to_string())?
-        else {
+        let Value::Object(fields) = serde_json::from_str(line).map_err(json_problem)? else {
             return Err("expected a JSON object".to_string());
         };
         let step = fields
@@ -342,6 +340,13 @@ fn read_lines(path: &Path) -> Result<Vec<(String, Record)>> {
         }
     }
     Ok(records)
+}
+
+/// serde_json's words without its place, which counts from the beginning of the line.
+fn json_problem(error: serde_json::Error) -> String {
+    let text = error.to_string();
+    let words = text.split(" at line ").next().unwrap_or_default();
+    format!("expected a JSON object: {words}, column {}", error.column())
 }
 
 fn cut_back(path: &Path, resumed: Option<u64>) -> Result<()> {
