@@ -5,8 +5,10 @@
 //! gradients: a backward kernel is just another function of arrays.
 
 pub mod alloc;
+pub mod attention;
 pub mod index;
 mod kit;
+pub mod loss;
 pub mod norm;
 pub mod softmax;
 pub mod team;
