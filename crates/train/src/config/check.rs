@@ -146,7 +146,7 @@ impl Checker<'_> {
             let certain = applies && field.when.iter().all(known);
             let given = entries.iter().find(|entry| entry.key == field.name);
             let value = match given {
-                Some(entry) if self.is_unset(field, &entry.value, &path) => {
+                Some(entry) if self.is_unset(field, entry, &path) => {
                     if certain {
                         self.absent(field, &siblings, &path, Some(entry.key_place))
                     } else {
@@ -189,17 +189,17 @@ impl Checker<'_> {
     }
 
     /// `key:` with nothing behind it leaves a key unset; for a plain section it means "all defaults".
-    fn is_unset(&mut self, field: &Field, value: &Node, path: &str) -> bool {
-        if !matches!(value.value, Value::Null) {
+    fn is_unset(&mut self, field: &Field, entry: &Entry, path: &str) -> bool {
+        if !matches!(entry.value.value, Value::Null) {
             return false;
         }
         let section = matches!(field.kind, Kind::Section(_));
         if section
             && matches!(field.absent, Absent::Unset(_))
-            && matches!(value.place, Place::File { .. })
+            && matches!(entry.key_place, Place::File { .. })
         {
             self.warnings.push(Warning {
-                location: self.names.location(value.place),
+                location: self.names.location(entry.key_place),
                 path: path.to_owned(),
                 message:
                     "is empty and stays switched off; write `{}` to switch it on with its defaults"

@@ -79,13 +79,6 @@ pub(super) fn cross_check(resolved: &Json, report: &mut dyn FnMut(&str, String))
                 ),
             );
         }
-        if at("data.test").is_some() {
-            report(
-                "data.test",
-                "data.format `idx` brings its own test files (t10k-…): leave this key out"
-                    .to_owned(),
-            );
-        }
         if at("data.validation").is_some_and(Json::is_array) {
             report(
                 "data.validation",

@@ -354,7 +354,9 @@ fn warnings(loaded: &Loaded) -> Vec<Warning> {
     if learning_rate < TINY_LEARNING_RATE {
         warn(
             "optimizer.learning_rate",
-            format!("{learning_rate} is below {TINY_LEARNING_RATE}: the model will hardly change"),
+            format!(
+                "{learning_rate:?} is below {TINY_LEARNING_RATE:?}: the model will hardly change"
+            ),
         );
     }
     if loaded.config.data.validation.is_none() {

@@ -72,7 +72,7 @@ fn object(section: &'static Section, task: &str) -> Json {
             Rule::AtMostOne(keys) => {
                 for (i, a) in keys.iter().enumerate() {
                     for b in &keys[i + 1..] {
-                        conditions.push(json!({"not": {"required": [a, b]}}));
+                        conditions.push(json!({"not": {"type": "object", "required": [a, b]}}));
                     }
                 }
             }

@@ -24,6 +24,11 @@ const CSV: &[When] = &[
     },
 ];
 
+const NOT_IDX: &[When] = &[When {
+    key: "format",
+    values: &["text", "csv"],
+}];
+
 const FORMATS: &[Choice] = &[
     Choice::for_tasks("text", &[LANGUAGE_MODEL], "UTF-8 text files."),
     Choice::for_tasks(
@@ -104,8 +109,9 @@ pub(super) static SECTION: Section = Section {
             "test",
             SPLIT,
             "0.1",
-            "Share held out for one test after training, or paths of its own (idx: the t10k files are used by themselves).",
+            "Share held out for one test after training, or paths of its own (idx brings its own: the t10k files).",
         )
+        .when(NOT_IDX)
         .also_known_as(&["test_split"]),
         Field::with_default(
             "normalize",
@@ -181,7 +187,7 @@ pub struct Data {
     /// Held out for validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Split>,
-    /// Held out for one test after training.
+    /// Held out for one test after training; never set for [`Format::Idx`], which brings its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<Split>,
     /// Scaling of numeric inputs; `None` for text.

@@ -1,0 +1,154 @@
+//! The command line: what every subcommand shares. Each subcommand is a file: its `Args` (what clap parses) and
+//! `run` (what it does).
+//!
+//! Standard output carries results only; warnings and progress go to standard error. A reader that closes the pipe
+//! early (`entrenar schema | head`) is not an error.
+
+mod completions;
+mod eval;
+mod generate;
+mod init;
+mod inspect;
+mod outcome;
+mod predict;
+mod schema;
+mod train;
+
+pub(crate) use outcome::{Failure, print};
+
+use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+/// Trains neural networks from one YAML file.
+#[derive(Debug, Parser)]
+#[command(
+    name = "entrenar",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that may stand before or after the subcommand.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Print results and errors only
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(train::Args),
+    Eval(eval::Args),
+    Predict(predict::Args),
+    Generate(generate::Args),
+    Inspect(inspect::Args),
+    Init(init::Args),
+    Schema(schema::Args),
+    Completions(completions::Args),
+}
+
+/// How a subcommand should speak.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    /// Results and errors only: no warnings, no progress.
+    pub quiet: bool,
+    /// Results as JSON.
+    pub json: bool,
+}
+
+impl Output {
+    /// A warning on standard error, unless quiet.
+    pub fn warn(self, message: &str) {
+        if !self.quiet {
+            outcome::say(&paint("33", "warning:"), message);
+        }
+    }
+}
+
+/// Whether standard error takes colours: a terminal, and NO_COLOR (no-color.org) unset or empty.
+pub(crate) fn color() -> bool {
+    std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// The text in a terminal colour (an SGR code), where colours are wanted.
+fn paint(code: &str, text: &str) -> String {
+    if color() {
+        format!("\u{1b}[1;{code}m{text}\u{1b}[0m")
+    } else {
+        text.to_owned()
+    }
+}
+
+/// Runs the program.
+pub(crate) fn main() -> ExitCode {
+    outcome::install_panic_hook();
+    let outcome = std::panic::catch_unwind(|| match Cli::try_parse() {
+        Ok(cli) => run(&cli),
+        Err(error) => Err(Failure::from(error)),
+    });
+    match outcome {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => failure.report(),
+        // The hook has printed what happened.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Failure> {
+    let output = Output {
+        quiet: cli.global.quiet,
+        json: cli.global.json,
+    };
+    match &cli.command {
+        Command::Train(args) => train::run(args, output),
+        Command::Eval(args) => eval::run(args, output),
+        Command::Predict(args) => predict::run(args, output),
+        Command::Generate(args) => generate::run(args, output),
+        Command::Inspect(args) => inspect::run(args, output),
+        Command::Init(args) => init::run(args),
+        Command::Schema(args) => schema::run(args),
+        Command::Completions(args) => completions::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_argument_is_documented() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            for inner in command.get_subcommands() {
+                assert!(inner.get_about().is_some(), "{}", inner.get_name());
+                check(inner);
+            }
+        }
+        check(&Cli::command());
+    }
+}
