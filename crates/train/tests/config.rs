@@ -569,11 +569,7 @@ fn examples_pass_the_parser_and_the_schema() {
     let validator = validator();
     for path in examples() {
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(
-            text.starts_with(config::starter::SCHEMA_LINE),
-            "{}",
-            path.display()
-        );
+        assert!(text.starts_with(config::SCHEMA_LINE), "{}", path.display());
         let loaded = config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
         assert!(
             loaded.warnings.is_empty(),

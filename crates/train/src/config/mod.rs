@@ -2,7 +2,7 @@
 //!
 //! [`load`] reads a file, applies `--set` overrides and returns a typed [`Config`] with every default filled in, or
 //! every mistake at once with its line and column. What may be written is described once, in `sections/`; the parser
-//! (`tree.rs`, `check.rs`, `cross.rs`), the [JSON Schema](schema) and the [starter files](starter) all read that
+//! (`tree.rs`, `check.rs`, `cross.rs`), the [JSON Schema](schema()) and the [starter files](starter()) all read that
 //! description. [`Config::to_yaml`] writes the resolved config of a run directory.
 //!
 //! ```
@@ -28,16 +28,16 @@ mod check;
 mod cross;
 pub mod describe;
 mod errors;
-pub mod schema;
+mod schema;
 mod sections;
-pub mod starter;
+mod starter;
 mod tree;
 mod write;
 
 pub use errors::{ConfigError, Problem, Warning};
 pub use schema::schema;
 pub use sections::*;
-pub use starter::{DataHint, starter};
+pub use starter::{DataHint, SCHEMA_LINE, starter};
 
 use check::{Folders, check, problem};
 use errors::Names;
