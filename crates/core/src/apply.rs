@@ -1,0 +1,244 @@
+//! The only door to operations.
+//!
+//! [`apply`] finds the highest level among the inputs, peels it, recurses, and rewraps the results
+//! with what that level is for: a graph node, a tangent, a checkpoint region. With no level left
+//! it runs the kernel.
+
+use smallvec::{SmallVec, smallvec};
+use std::cell::Cell;
+use std::panic::Location;
+use std::sync::{Arc, Mutex};
+
+use entrenar_base::memory::{self, Tag};
+use entrenar_base::{Array, Result};
+
+use crate::autograd::checkpoint::{self, Region};
+use crate::autograd::forward;
+use crate::autograd::graph::{Edge, Node, Saved, Slot};
+use crate::diagnostics;
+use crate::op::{Aval, Few, Op, OpRef, Reads, Rule};
+use crate::tensor::{Inner, Level, Tensor};
+
+thread_local! {
+    static GRAD_ENABLED: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Whether the ambient graph is recorded on this thread (see [`crate::no_grad`]).
+pub fn grad_enabled() -> bool {
+    GRAD_ENABLED.get()
+}
+
+pub(crate) fn set_grad_enabled(enabled: bool) -> bool {
+    GRAD_ENABLED.replace(enabled)
+}
+
+/// How an application is to be carried out; passed down the levels.
+#[derive(Clone, Copy)]
+pub(crate) struct How<'a> {
+    /// Where nodes put the values they save.
+    pub region: Option<&'a Arc<Region>>,
+    /// Results stored by an earlier run, to be used instead of the kernel's.
+    pub given: Option<&'a [Array]>,
+    /// The user's source line.
+    pub location: &'static Location<'static>,
+}
+
+/// Applies `op` to `inputs`, which already have the shapes and dtypes the op wants.
+///
+/// # Errors
+/// When the op's shape rule or kernel refuses, naming the op and the user's line.
+#[track_caller]
+pub fn apply(op: &OpRef, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
+    let how = How {
+        region: None,
+        given: None,
+        location: Location::caller(),
+    };
+    run(op, inputs, how).map_err(|e| e.at(how.location))
+}
+
+/// [`apply`] for an op with one visible output.
+///
+/// # Errors
+/// As [`apply`].
+#[track_caller]
+pub fn apply1(op: &OpRef, inputs: &[&Tensor]) -> Result<Tensor> {
+    let mut outputs = apply(op, inputs)?;
+    outputs.truncate(1);
+    Ok(outputs.pop().expect("every op has an output"))
+}
+
+pub(crate) fn run(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>> {
+    let mut top: Option<&Tensor> = None;
+    for t in inputs {
+        if t.level() > top.and_then(Tensor::level) {
+            top = Some(t);
+        }
+    }
+    let Some(top) = top else {
+        return concrete(op, inputs, how);
+    };
+    match &*top.0 {
+        Inner::Concrete(_) => concrete(op, inputs, how),
+        Inner::Reverse { level, .. } => reverse(*level, op, inputs, how),
+        Inner::Dual { level, .. } => forward::push(*level, op, inputs, how),
+        Inner::Region { level, region, .. } => checkpoint::record(*level, region, op, inputs, how),
+    }
+}
+
+pub(crate) fn peeled<'t>(level: Level, inputs: &[&'t Tensor]) -> SmallVec<[&'t Tensor; 4]> {
+    inputs.iter().map(|t| t.peel(level)).collect()
+}
+
+fn concrete(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>> {
+    if let Some(arrays) = how.given {
+        return Ok(arrays.iter().cloned().map(Tensor::concrete).collect());
+    }
+    entrenar_cpu::init();
+    let arrays: SmallVec<[&Array; 4]> = inputs.iter().map(|t| t.array()).collect();
+    let avals: SmallVec<[Aval; 4]> = arrays.iter().map(|a| Aval::of(a)).collect();
+    let refs: SmallVec<[&Aval; 4]> = avals.iter().collect();
+    let expected = op.infer(&refs)?;
+    let outputs = diagnostics::evaluate(op.as_ref(), &arrays, &expected, how.location)?;
+    debug_assert!(
+        outputs.len() == expected.len()
+            && outputs
+                .iter()
+                .zip(&expected)
+                .all(|(o, e)| Aval::of(o) == *e),
+        "{}: infer said {expected:?}, eval gave {:?}",
+        op.name(),
+        outputs.iter().map(Aval::of).collect::<Vec<_>>()
+    );
+    Ok(outputs.into_iter().map(Tensor::concrete).collect())
+}
+
+/// Runs the op on the peeled values and records a node where a gradient can flow.
+fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>> {
+    let lower = peeled(level, inputs);
+    if level == Level::AMBIENT && !grad_enabled() {
+        return run(op, &lower, how);
+    }
+    let rule = op.rule();
+    let needs: SmallVec<[bool; 4]> = inputs
+        .iter()
+        .map(|t| t.edge(level).is_some() && t.dtype().is_float())
+        .collect();
+    let visible = match &rule {
+        Rule::Zero => return run(op, &lower, how),
+        // A region replays nodes one by one: stored results of a fused op go to its parts.
+        Rule::Expand(e) if e.backward().is_none() => return e.expand(inputs),
+        Rule::Expand(e) => e.visible(),
+        _ => usize::MAX,
+    };
+    if !needs.contains(&true) {
+        return run(op, &lower, how);
+    }
+    let results = run(op, &lower, how)?;
+    let reads = reads(&rule, &needs, inputs.len(), results.len());
+    let keep = |mask: u32, i: usize, t: &Tensor| {
+        (mask >> i & 1 == 1).then(|| match how.region {
+            None => {
+                t.array().retag(Tag::Saved);
+                Slot::Value(t.clone())
+            }
+            Some(region) => region.save(t),
+        })
+    };
+    let saved = Saved {
+        inputs: lower
+            .iter()
+            .enumerate()
+            .map(|(i, t)| keep(reads.inputs, i, t))
+            .collect(),
+        outputs: results
+            .iter()
+            .enumerate()
+            .map(|(j, t)| keep(reads.outputs, j, t))
+            .collect(),
+    };
+    let node = Arc::new(Node {
+        op: op.clone(),
+        edges: inputs
+            .iter()
+            .zip(&needs)
+            .map(|(t, &need)| if need { t.edge(level).cloned() } else { None })
+            .collect(),
+        avals: lower.iter().map(|t| t.aval()).collect(),
+        outputs: visible.min(results.len()),
+        saved: Mutex::new(Some(saved)),
+        sequence: Node::next_sequence(),
+        location: how.location,
+        layer: memory::current_layer(),
+    });
+    Ok(results
+        .into_iter()
+        .enumerate()
+        .map(|(j, value)| {
+            if j < node.outputs && value.dtype().is_float() {
+                Tensor::reverse(
+                    level,
+                    value,
+                    Edge::Node {
+                        node: node.clone(),
+                        output: j,
+                    },
+                )
+            } else {
+                value
+            }
+        })
+        .collect())
+}
+
+/// Which values the op's backward rule will read, given who needs a gradient.
+fn reads(rule: &Rule<'_>, needs: &[bool], inputs: usize, outputs: usize) -> Reads {
+    let mut reads = Reads::NOTHING;
+    match rule {
+        Rule::Zero => {}
+        Rule::Linear(l) => {
+            for i in (0..inputs).filter(|&i| !l.linear_in(i)) {
+                reads.inputs |= 1 << i;
+            }
+        }
+        Rule::Multilinear(_) => {
+            // A factor is read only when another one needs a gradient.
+            for i in 0..inputs {
+                if needs.iter().enumerate().any(|(j, &need)| need && j != i) {
+                    reads.inputs |= 1 << i;
+                }
+            }
+        }
+        Rule::Pointwise(p) => {
+            for (i, _) in needs.iter().enumerate().filter(|(_, need)| **need) {
+                for v in p.partial(i).iter().flat_map(|p| &p.reads) {
+                    match v {
+                        crate::expr::Variable::Input(k) => reads.inputs |= 1 << k,
+                        crate::expr::Variable::Output => reads.outputs |= 1,
+                    }
+                }
+            }
+        }
+        Rule::Expand(e) => {
+            // The expansion is needed for higher orders, so every input stays.
+            reads.inputs = (1u32 << inputs) - 1;
+            if let Some(kernel) = e.backward() {
+                for j in (0..outputs).filter(|&j| kernel.reads_output(j)) {
+                    reads.outputs |= 1 << j;
+                }
+            }
+        }
+        Rule::Explicit(e) => reads = e.reads(needs),
+    }
+    reads
+}
+
+/// Wraps an op for [`apply`].
+pub fn handle<O: Op>(op: O) -> OpRef {
+    Arc::new(op)
+}
+
+/// One result.
+pub fn one<T>(value: T) -> Few<T> {
+    smallvec![value]
+}

@@ -1,0 +1,620 @@
+//! The backward engine: walks the graph once, newest node first.
+//!
+//! Creation order is a topological order, so ready nodes run by descending sequence number. A leaf
+//! fires as soon as its last consumer has run. Everything happens on the calling thread (kernels
+//! use the team inside), so gradients add up in the same order and to the same bits every time.
+
+use smallvec::SmallVec;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use entrenar_base::memory;
+use entrenar_base::{Error, Result};
+
+use super::graph::{Edge, Leaf, Node, Slot};
+use super::{accumulate, vjp_of};
+use crate::apply::apply1;
+use crate::op::{Rule, Sink, VjpCx};
+use crate::tensor::{Inner, Level};
+use crate::{Tensor, diagnostics};
+
+/// Sequence numbers and addresses are already well spread after one multiplication.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.write_u64(self.0 << 8 | b as u64);
+        }
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
+    }
+}
+
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<Spread>>;
+
+/// How [`grad`] and [`crate::Tensor::backward_with_options`] run.
+///
+/// ```
+/// # use entrenar_core::autograd::GradOptions;
+/// let o = GradOptions { create_graph: true, ..Default::default() };
+/// assert!(!o.retain_graph && !o.allow_unused);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct GradOptions {
+    /// Record the backward pass too, so that gradients can be differentiated again. Implies
+    /// `retain_graph`.
+    pub create_graph: bool,
+    /// Keep saved values, so that the same graph can be used again.
+    pub retain_graph: bool,
+    /// Return `None` for inputs that the outputs do not depend on, instead of an error.
+    pub allow_unused: bool,
+    /// Cotangents of the outputs; ones for scalar outputs when absent.
+    pub grad_outputs: Option<Vec<Tensor>>,
+}
+
+/// One pending node of a pass.
+struct Pending {
+    node: Arc<Node>,
+    cotangents: SmallVec<[Option<Tensor>; 2]>,
+    wanted: bool,
+}
+
+struct LeafState {
+    leaf: Arc<Leaf>,
+    consumers: usize,
+    gradient: Option<Tensor>,
+}
+
+/// What a pass delivers to.
+enum Targets<'a> {
+    /// Every reachable leaf accumulates.
+    Leaves,
+    /// These edges are collected; nothing accumulates.
+    Edges(&'a [Option<Edge>]),
+}
+
+struct Pass {
+    pending: Vec<Pending>,
+    index: Map<u64, usize>,
+    leaves: Vec<LeafState>,
+    leaf_index: Map<usize, usize>,
+}
+
+fn leaf_key(leaf: &Arc<Leaf>) -> usize {
+    Arc::as_ptr(leaf) as usize
+}
+
+impl Pass {
+    /// Finds all nodes that the roots reach, newest first, and how often each leaf is consumed.
+    fn plan(roots: &[(Edge, Tensor)], targets: &Targets<'_>) -> Pass {
+        let mut nodes: Vec<Arc<Node>> = Vec::new();
+        let mut seen: Map<u64, usize> = Map::default();
+        let mut stack: Vec<Arc<Node>> = Vec::new();
+        let visit = |edge: &Edge, seen: &mut Map<u64, usize>, stack: &mut Vec<Arc<Node>>| {
+            if let Edge::Node { node, .. } = edge
+                && seen.insert(node.sequence, 0).is_none()
+            {
+                stack.push(node.clone());
+            }
+        };
+        for (edge, _) in roots {
+            visit(edge, &mut seen, &mut stack);
+        }
+        while let Some(node) = stack.pop() {
+            for edge in node.edges.iter().flatten() {
+                visit(edge, &mut seen, &mut stack);
+            }
+            nodes.push(node);
+        }
+        nodes.sort_unstable_by_key(|n| std::cmp::Reverse(n.sequence));
+        for (i, n) in nodes.iter().enumerate() {
+            seen.insert(n.sequence, i);
+        }
+        let mut pass = Pass {
+            pending: nodes
+                .into_iter()
+                .map(|node| Pending {
+                    cotangents: SmallVec::from_elem(None, node.outputs),
+                    wanted: true,
+                    node,
+                })
+                .collect(),
+            index: seen,
+            leaves: Vec::new(),
+            leaf_index: Map::default(),
+        };
+        pass.mark_wanted(targets);
+        for i in 0..pass.pending.len() {
+            if pass.pending[i].wanted {
+                for edge in pass.pending[i].node.clone().edges.iter().flatten() {
+                    pass.count_leaf(edge);
+                }
+            }
+        }
+        for (edge, _) in roots {
+            pass.count_leaf(edge);
+        }
+        pass
+    }
+
+    /// Leaves out nodes from which no target can be reached.
+    fn mark_wanted(&mut self, targets: &Targets<'_>) {
+        let Targets::Edges(edges) = targets else {
+            return;
+        };
+        let mut leaves: Map<usize, ()> = Map::default();
+        let mut nodes: Map<u64, ()> = Map::default();
+        for edge in edges.iter().flatten() {
+            match edge {
+                Edge::Leaf(l) => drop(leaves.insert(leaf_key(l), ())),
+                Edge::Node { node, .. } => drop(nodes.insert(node.sequence, ())),
+            }
+        }
+        // Oldest first: a node is wanted when an operand is a target or is itself wanted.
+        for i in (0..self.pending.len()).rev() {
+            let wanted = self.pending[i]
+                .node
+                .edges
+                .iter()
+                .flatten()
+                .any(|e| match e {
+                    Edge::Leaf(l) => leaves.contains_key(&leaf_key(l)),
+                    Edge::Node { node, .. } => {
+                        nodes.contains_key(&node.sequence)
+                            || self.pending[self.index[&node.sequence]].wanted
+                    }
+                });
+            self.pending[i].wanted = wanted;
+        }
+    }
+
+    fn count_leaf(&mut self, edge: &Edge) {
+        if let Edge::Leaf(leaf) = edge {
+            let leaves = &mut self.leaves;
+            let at = *self.leaf_index.entry(leaf_key(leaf)).or_insert_with(|| {
+                leaves.push(LeafState {
+                    leaf: leaf.clone(),
+                    consumers: 0,
+                    gradient: None,
+                });
+                leaves.len() - 1
+            });
+            self.leaves[at].consumers += 1;
+        }
+    }
+
+    /// Gives a gradient (or the news that there is none) to whoever `edge` names.
+    fn deliver(&mut self, edge: &Edge, gradient: Option<Tensor>, fire: bool) -> Result<()> {
+        match edge {
+            Edge::Node { node, output } => {
+                if let Some(g) = gradient {
+                    let at = self.index[&node.sequence];
+                    accumulate(&mut self.pending[at].cotangents[*output], g)?;
+                }
+            }
+            Edge::Leaf(leaf) => {
+                let state = &mut self.leaves[self.leaf_index[&leaf_key(leaf)]];
+                if let Some(g) = gradient {
+                    accumulate(&mut state.gradient, g)?;
+                }
+                state.consumers -= 1;
+                if state.consumers == 0
+                    && let Some(g) = &state.gradient
+                {
+                    let g = state.leaf.hooked(g.clone())?;
+                    if fire {
+                        state.gradient = None;
+                        state.leaf.accumulate(g)?;
+                    } else {
+                        state.gradient = Some(g);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs a pass at `level` from `roots`; for [`Targets::Edges`] returns their gradients.
+fn pass(
+    level: Level,
+    roots: Vec<(Edge, Tensor)>,
+    targets: Targets<'_>,
+    create_graph: bool,
+    retain: bool,
+) -> Result<Vec<Option<Tensor>>> {
+    let mut plan = Pass::plan(&roots, &targets);
+    let fire = matches!(targets, Targets::Leaves);
+    let mut interior: Map<(u64, usize), Option<Tensor>> = Map::default();
+    if let Targets::Edges(edges) = &targets {
+        for edge in edges.iter().flatten() {
+            if let Edge::Node { node, output } = edge {
+                interior.insert((node.sequence, *output), None);
+            }
+        }
+    }
+    for (edge, cotangent) in roots {
+        plan.deliver(&edge, Some(cotangent), fire)?;
+    }
+    for at in 0..plan.pending.len() {
+        let pending = &mut plan.pending[at];
+        let node = pending.node.clone();
+        let cotangents = std::mem::take(&mut pending.cotangents);
+        if !interior.is_empty() {
+            for (j, c) in cotangents.iter().enumerate() {
+                if let Some(slot) = interior.get_mut(&(node.sequence, j)) {
+                    *slot = c.clone();
+                }
+            }
+        }
+        if !pending.wanted {
+            continue;
+        }
+        let mut gradients: SmallVec<[Option<Tensor>; 3]> =
+            SmallVec::from_elem(None, node.edges.len());
+        if cotangents.iter().any(Option::is_some) {
+            run_node(
+                level,
+                &node,
+                &cotangents,
+                &mut gradients,
+                create_graph,
+                retain,
+            )?;
+        }
+        drop(cotangents);
+        for (edge, gradient) in node.edges.iter().zip(gradients) {
+            if let Some(edge) = edge {
+                plan.deliver(edge, gradient, fire)?;
+            }
+        }
+    }
+    let Targets::Edges(edges) = targets else {
+        return Ok(Vec::new());
+    };
+    Ok(edges
+        .iter()
+        .map(|edge| match edge {
+            None => None,
+            Some(Edge::Leaf(l)) => plan
+                .leaf_index
+                .get(&leaf_key(l))
+                .and_then(|&i| plan.leaves[i].gradient.clone()),
+            Some(Edge::Node { node, output }) => {
+                interior.get(&(node.sequence, *output)).cloned().flatten()
+            }
+        })
+        .collect())
+}
+
+/// Calls the rule of one node.
+fn run_node(
+    level: Level,
+    node: &Arc<Node>,
+    cotangents: &[Option<Tensor>],
+    gradients: &mut [Option<Tensor>],
+    create_graph: bool,
+    retain: bool,
+) -> Result<()> {
+    let _layer = memory::scope_layer(node.layer.clone());
+    let _pass = diagnostics::enter_backward();
+    let saved = node.unpack(retain)?;
+    let value = |slot: &Option<Slot>, edge: Option<Edge>| -> Result<Option<Tensor>> {
+        let Some(slot) = slot else { return Ok(None) };
+        let plain = match slot {
+            Slot::Value(t) => t.clone(),
+            Slot::Region(region, i) => region.fetch(*i, retain)?,
+        };
+        Ok(Some(match edge {
+            Some(edge) if create_graph && plain.dtype().is_float() => {
+                Tensor::reverse(level, plain, edge)
+            }
+            _ => plain,
+        }))
+    };
+    let inputs: SmallVec<[Option<Tensor>; 3]> = saved
+        .inputs
+        .iter()
+        .zip(&node.edges)
+        .map(|(s, e)| value(s, e.clone()))
+        .collect::<Result<_>>()?;
+    let outputs: SmallVec<[Option<Tensor>; 2]> = saved
+        .outputs
+        .iter()
+        .enumerate()
+        .map(|(j, s)| {
+            let edge = (j < node.outputs).then(|| Edge::Node {
+                node: node.clone(),
+                output: j,
+            });
+            value(s, edge)
+        })
+        .collect::<Result<_>>()?;
+    drop(saved);
+    let needs: SmallVec<[bool; 4]> = node.edges.iter().map(Option::is_some).collect();
+    let cx = VjpCx {
+        op: node.op.name(),
+        inputs: &inputs,
+        outputs: &outputs,
+        avals: &node.avals,
+        cotangents,
+    };
+    let mut sink = Sink {
+        needs: &needs,
+        gradients,
+    };
+    vjp(node, &cx, &mut sink).map_err(|e| {
+        e.context(format!(
+            "in the backward pass of `{}` recorded at {}",
+            node.op.name(),
+            node.location
+        ))
+    })
+}
+
+fn vjp(node: &Node, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Result<()> {
+    match node.op.rule() {
+        Rule::Zero => Ok(()),
+        Rule::Linear(l) => l.transpose(cx, sink),
+        Rule::Multilinear(m) => {
+            let Some(cotangent) = cx.cotangent(0) else {
+                return Ok(());
+            };
+            for i in 0..cx.arity() {
+                if sink.needs(i) {
+                    let g = m.transpose(i, cotangent, cx)?;
+                    sink.add(i, g)?;
+                }
+            }
+            Ok(())
+        }
+        Rule::Pointwise(p) => {
+            let Some(cotangent) = cx.cotangent(0) else {
+                return Ok(());
+            };
+            for i in 0..cx.arity() {
+                if !sink.needs(i) {
+                    continue;
+                }
+                if let Some(partial) = p.partial(i) {
+                    let g = partial_times(partial, cotangent, cx)?;
+                    // A mixed-dtype op (select on a wider type) returns each gradient in its
+                    // operand's dtype.
+                    sink.add(i, g.to_dtype(cx.aval(i).dtype)?)?;
+                }
+            }
+            Ok(())
+        }
+        Rule::Expand(_) => vjp_of::backward(&node.op, cx, sink),
+        Rule::Explicit(e) => e.vjp(cx, sink),
+    }
+}
+
+fn partial_times(
+    partial: &crate::expr::Partial,
+    cotangent: &Tensor,
+    cx: &VjpCx<'_>,
+) -> Result<Tensor> {
+    let mut operands: SmallVec<[&Tensor; 5]> = SmallVec::new();
+    operands.push(cotangent);
+    for v in &partial.reads {
+        operands.push(match *v {
+            crate::expr::Variable::Input(i) => cx.input(i)?,
+            crate::expr::Variable::Output => cx.output(0)?,
+        });
+    }
+    let op: crate::op::OpRef = partial.op.clone();
+    apply1(&op, &operands)
+}
+
+/// The default cotangent of a scalar output.
+#[track_caller]
+fn seed(output: &Tensor, what: &str) -> Result<Tensor> {
+    if output.numel() != 1 {
+        return Err(Error::autodiff(
+            what,
+            format!(
+                "a gradient starts from a scalar, and this output has shape {}; reduce it first or give its gradient with backward_with(grad)",
+                output.shape()
+            ),
+        ));
+    }
+    Ok(output.detach().ones_like())
+}
+
+#[track_caller]
+fn check_seed(output: &Tensor, cotangent: &Tensor) -> Result<()> {
+    if cotangent.aval() != output.aval() {
+        return Err(Error::shape(
+            "backward",
+            format!("a gradient like the output, {:?}", output.aval()),
+            format!("{:?}", cotangent.aval()),
+        ));
+    }
+    Ok(())
+}
+
+/// Gradients at `level` of outputs with respect to inputs; the workhorse of [`grad`], tapes and
+/// the functional transforms.
+pub(crate) fn gradients_at(
+    level: Level,
+    outputs: &[(Tensor, Tensor)],
+    inputs: &[Tensor],
+    create_graph: bool,
+    retain: bool,
+) -> Result<Vec<Option<Tensor>>> {
+    let roots = outputs
+        .iter()
+        .filter_map(|(out, cot)| out.edge(level).map(|e| (e.clone(), cot.clone())))
+        .collect();
+    let edges: Vec<Option<Edge>> = inputs.iter().map(|t| t.edge(level).cloned()).collect();
+    pass(
+        level,
+        roots,
+        Targets::Edges(&edges),
+        create_graph,
+        retain || create_graph,
+    )
+}
+
+/// Gradients of the outputs (summed) with respect to `inputs`, without touching `.grad()`.
+///
+/// Works at the outermost level of the outputs: the ambient graph, or a running tape's.
+///
+/// # Errors
+/// When no output is tracked, an output is not scalar and has no cotangent, an input does not
+/// take part (unless `allow_unused`), or the graph was freed.
+///
+/// ```
+/// use entrenar_core::{Tensor, autograd::{grad, GradOptions}};
+/// let x = Tensor::from_vec(vec![3.0f64], [1])?.requires_grad()?;
+/// let y = x.mul(&x)?.mul(&x)?.sum()?;
+/// let again = GradOptions { create_graph: true, ..Default::default() };
+/// let dy = grad(&[&y], &[&x], &again)?[0].clone().unwrap(); // 3x²
+/// let d2y = grad(&[&dy.sum()?], &[&x], &GradOptions::default())?[0].clone().unwrap(); // 6x
+/// assert_eq!((dy.to_vec::<f64>()?[0], d2y.to_vec::<f64>()?[0]), (27.0, 18.0));
+/// # Ok::<(), entrenar_core::Error>(())
+/// ```
+#[track_caller]
+pub fn grad(
+    outputs: &[&Tensor],
+    inputs: &[&Tensor],
+    options: &GradOptions,
+) -> Result<Vec<Option<Tensor>>> {
+    let level = outputs
+        .iter()
+        .filter(|t| t.is_tracked())
+        .filter_map(|t| t.level())
+        .max()
+        .ok_or_else(|| {
+            Error::autodiff(
+                "grad",
+                "no output depends on a tensor that requires gradients",
+            )
+        })?;
+    if let Some(given) = &options.grad_outputs
+        && given.len() != outputs.len()
+    {
+        return Err(Error::argument(
+            "grad",
+            format!("{} grad_outputs", outputs.len()),
+            given.len(),
+        ));
+    }
+    let mut pairs = Vec::with_capacity(outputs.len());
+    for (k, out) in outputs.iter().enumerate() {
+        let cotangent = match &options.grad_outputs {
+            Some(given) => given[k].clone(),
+            None => seed(out, "grad")?,
+        };
+        check_seed(out, &cotangent)?;
+        pairs.push(((*out).clone(), cotangent));
+    }
+    let inputs: Vec<Tensor> = inputs.iter().map(|t| (*t).clone()).collect();
+    let found = gradients_at(
+        level,
+        &pairs,
+        &inputs,
+        options.create_graph,
+        options.retain_graph,
+    )?;
+    if !options.allow_unused
+        && let Some(i) = found.iter().position(Option::is_none)
+    {
+        return Err(Error::autodiff(
+            "grad",
+            format!("input {i} does not take part in the outputs (set allow_unused to get None)"),
+        ));
+    }
+    Ok(found)
+}
+
+/// Accumulates gradients of several outputs into all reachable leaves of the ambient graph.
+///
+/// # Errors
+/// As [`Tensor::backward`].
+#[track_caller]
+pub fn backward_all(outputs: &[(&Tensor, Option<Tensor>)], options: &GradOptions) -> Result<()> {
+    let mut roots = Vec::with_capacity(outputs.len());
+    for (out, cotangent) in outputs {
+        match &*out.0 {
+            Inner::Reverse {
+                level: Level::AMBIENT,
+                edge,
+                ..
+            } => {
+                let c = match cotangent {
+                    Some(c) => c.clone(),
+                    None => seed(out, "backward")?,
+                };
+                check_seed(out, &c)?;
+                roots.push((edge.clone(), c));
+            }
+            Inner::Concrete(_) => {
+                return Err(Error::autodiff(
+                    "backward",
+                    "this tensor does not depend on anything that requires gradients (was it made under no_grad or detached?)",
+                ));
+            }
+            _ => {
+                return Err(Error::autodiff(
+                    "backward",
+                    "this value belongs to a running transform, whose gradients are returned and not accumulated: use value_and_grad, or GradientTape::gradient",
+                ));
+            }
+        }
+    }
+    let retain = options.retain_graph || options.create_graph;
+    pass(
+        Level::AMBIENT,
+        roots,
+        Targets::Leaves,
+        options.create_graph,
+        retain,
+    )?;
+    Ok(())
+}
+
+impl Tensor {
+    /// Accumulates the gradient of this scalar into every leaf that it depends on.
+    ///
+    /// # Errors
+    /// When this is not a scalar (the message names [`Tensor::backward_with`]), nothing requires
+    /// gradients, or the graph was freed by an earlier pass.
+    #[track_caller]
+    pub fn backward(&self) -> Result<()> {
+        backward_all(&[(self, None)], &GradOptions::default())
+    }
+
+    /// [`Tensor::backward`] from a given gradient of this tensor.
+    ///
+    /// # Errors
+    /// When its shape or dtype differs from this tensor's, and as [`Tensor::backward`].
+    #[track_caller]
+    pub fn backward_with(&self, gradient: &Tensor) -> Result<()> {
+        backward_all(&[(self, Some(gradient.clone()))], &GradOptions::default())
+    }
+
+    /// [`Tensor::backward`] that keeps or records the graph.
+    ///
+    /// # Errors
+    /// As [`Tensor::backward`].
+    #[track_caller]
+    pub fn backward_with_options(&self, options: &GradOptions) -> Result<()> {
+        let cotangent = options
+            .grad_outputs
+            .as_ref()
+            .and_then(|g| g.first().cloned());
+        backward_all(&[(self, cotangent)], options)
+    }
+}

@@ -1,0 +1,184 @@
+//! The reverse-mode graph: nodes are plain data, edges point from results to operands.
+//!
+//! A node saves *peeled* values, never values of its own level, so there are no cycles; dropping
+//! a long chain walks an explicit stack, so depth is limited by memory and not by the call stack.
+
+use smallvec::SmallVec;
+use std::fmt;
+use std::panic::Location;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use entrenar_base::memory::Tag;
+use entrenar_base::{Error, Result};
+
+use super::checkpoint::Region;
+use crate::Tensor;
+use crate::op::{Aval, OpRef};
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in a user's hook must not poison later training steps.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the gradient of a tensor goes.
+#[derive(Clone)]
+pub(crate) enum Edge {
+    /// A leaf accumulates it.
+    Leaf(Arc<Leaf>),
+    /// Output `output` of `node` receives it.
+    Node { node: Arc<Node>, output: usize },
+}
+
+impl fmt::Debug for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Edge::Leaf(_) => f.write_str("requires_grad"),
+            Edge::Node { node, .. } => write!(f, "grad_fn={}", node.op.name()),
+        }
+    }
+}
+
+/// What runs on a gradient as it passes.
+pub(crate) type Hook = Arc<dyn Fn(&Tensor) -> Result<Option<Tensor>> + Send + Sync>;
+
+/// The cell that a `requires_grad` leaf shares with its parameter.
+pub struct Leaf {
+    aval: Aval,
+    grad: Mutex<Option<Tensor>>,
+    hooks: Mutex<Vec<Hook>>,
+}
+
+impl Leaf {
+    /// A leaf for values of this shape and dtype.
+    pub fn new(aval: Aval) -> Arc<Leaf> {
+        Arc::new(Leaf {
+            aval,
+            grad: Mutex::new(None),
+            hooks: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// The accumulated gradient.
+    pub fn grad(&self) -> Option<Tensor> {
+        lock(&self.grad).clone()
+    }
+
+    /// Takes the accumulated gradient out, leaving none.
+    pub fn take_grad(&self) -> Option<Tensor> {
+        lock(&self.grad).take()
+    }
+
+    /// Replaces the accumulated gradient.
+    pub fn set_grad(&self, gradient: Option<Tensor>) {
+        *lock(&self.grad) = gradient;
+    }
+
+    pub(crate) fn add_hook(&self, hook: Hook) {
+        lock(&self.hooks).push(hook);
+    }
+
+    /// Shape and dtype of the values whose gradient it holds.
+    pub fn aval(&self) -> &Aval {
+        &self.aval
+    }
+
+    /// Runs the hooks on a complete gradient of one backward pass.
+    pub(crate) fn hooked(&self, mut gradient: Tensor) -> Result<Tensor> {
+        let hooks = lock(&self.hooks).clone();
+        for hook in hooks {
+            if let Some(new) = hook(&gradient)? {
+                gradient = new;
+            }
+        }
+        Ok(gradient)
+    }
+
+    pub(crate) fn accumulate(&self, gradient: Tensor) -> Result<()> {
+        // Take it out first: no lock is held while an op runs.
+        let mut slot = self.take_grad();
+        super::accumulate(&mut slot, gradient)?;
+        if let Some(g) = &slot {
+            g.array().retag(Tag::Gradient);
+        }
+        self.set_grad(slot);
+        Ok(())
+    }
+}
+
+/// A saved value: kept, or rebuilt by replaying a checkpoint region.
+#[derive(Clone)]
+pub(crate) enum Slot {
+    Value(Tensor),
+    Region(Arc<Region>, usize),
+}
+
+/// What a node keeps for its rule; entries that the rule does not read are `None`.
+#[derive(Clone, Default)]
+pub(crate) struct Saved {
+    pub inputs: SmallVec<[Option<Slot>; 3]>,
+    pub outputs: SmallVec<[Option<Slot>; 2]>,
+}
+
+/// One recorded operation.
+pub(crate) struct Node {
+    pub op: OpRef,
+    pub edges: SmallVec<[Option<Edge>; 3]>,
+    pub avals: SmallVec<[Aval; 3]>,
+    pub outputs: usize,
+    pub saved: Mutex<Option<Saved>>,
+    pub sequence: u64,
+    pub location: &'static Location<'static>,
+    pub layer: Option<Arc<str>>,
+}
+
+impl Node {
+    pub fn next_sequence() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The saved values, taken out unless the graph is retained.
+    pub fn unpack(&self, retain: bool) -> Result<Saved> {
+        let mut saved = lock(&self.saved);
+        let values = if retain { saved.clone() } else { saved.take() };
+        values.ok_or_else(|| {
+            Error::autodiff(
+                self.op.name(),
+                format!(
+                    "this part of the graph (recorded at {}) was already used by a backward pass and freed; pass retain_graph to use it twice",
+                    self.location
+                ),
+            )
+        })
+    }
+
+    /// The cell of a `retain_grad` node.
+    pub fn retained(&self) -> Option<&Arc<Leaf>> {
+        self.op
+            .as_any()
+            .downcast_ref::<super::hooks::Retain>()
+            .map(|r| &r.cell.0)
+    }
+
+    fn detach_edges(&mut self, stack: &mut Vec<Arc<Node>>) {
+        for edge in self.edges.drain(..) {
+            if let Some(Edge::Node { node, .. }) = edge {
+                stack.push(node);
+            }
+        }
+    }
+}
+
+/// Iterative: a chain of any length is freed without recursion.
+impl Drop for Node {
+    fn drop(&mut self) {
+        let mut stack = Vec::new();
+        self.detach_edges(&mut stack);
+        while let Some(node) = stack.pop() {
+            if let Some(mut last) = Arc::into_inner(node) {
+                last.detach_edges(&mut stack);
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The operation contract: what an op states about itself so that everything else can be derived.
+//!
+//! An op gives a name, a shape rule ([`Op::infer`]), a kernel call ([`Op::eval`]) and one of six
+//! derivative kinds ([`Rule`]). Reverse mode, forward mode, any order and any nesting follow from
+//! the kind, because rules are written with [`Tensor`] functions and so are differentiable
+//! themselves. `crate::apply` is the only caller of ops.
+
+use smallvec::SmallVec;
+use std::any::Any;
+use std::fmt::{self, Debug};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use entrenar_base::{Array, DType, Error, Result, Shape};
+
+use crate::Tensor;
+use crate::expr::Pointwise;
+
+/// An abstract value: everything known about a tensor except its numbers.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Aval {
+    /// Sizes of the dimensions.
+    pub shape: Shape,
+    /// Element type.
+    pub dtype: DType,
+}
+
+impl Aval {
+    /// An abstract value of this shape and dtype.
+    pub fn new(shape: impl Into<Shape>, dtype: DType) -> Self {
+        Aval {
+            shape: shape.into(),
+            dtype,
+        }
+    }
+
+    /// That of an array.
+    pub fn of(array: &Array) -> Self {
+        Aval {
+            shape: array.shape().clone(),
+            dtype: array.dtype(),
+        }
+    }
+}
+
+impl Debug for Aval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.dtype, self.shape)
+    }
+}
+
+/// A few values, inline: most ops have one or two inputs and one output.
+pub type Few<T> = SmallVec<[T; 2]>;
+
+/// A shared handle on an op, held by graph nodes.
+pub type OpRef = Arc<dyn Op>;
+
+/// Equality and hashing of ops behind a handle; implemented for every `Eq + Hash` type.
+pub trait OpKey: Any {
+    /// The op as [`Any`], for comparisons.
+    fn as_any(&self) -> &dyn Any;
+    /// True when `other` is the same op with the same parameters.
+    fn same(&self, other: &dyn Op) -> bool;
+    /// Hash of type and parameters.
+    fn key(&self, state: &mut dyn Hasher);
+}
+
+impl<T: Any + Eq + Hash> OpKey for T {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn same(&self, other: &dyn Op) -> bool {
+        other.as_any().downcast_ref::<T>() == Some(self)
+    }
+    fn key(&self, mut state: &mut dyn Hasher) {
+        std::any::TypeId::of::<T>().hash(&mut state);
+        self.hash(&mut state);
+    }
+}
+
+/// One operation with its static parameters.
+///
+/// Inputs reach [`Op::infer`] and [`Op::eval`] after broadcasting and promotion: binary ops see
+/// equal shapes and dtypes. Floats among the parameters are compared by bits ([`Bits`]).
+pub trait Op: OpKey + Debug + Send + Sync {
+    /// Stable name, as in error messages, profiles and the documentation table.
+    fn name(&self) -> &'static str;
+
+    /// Shape and dtype of the outputs, without data.
+    ///
+    /// # Errors
+    /// When the inputs do not fit; the message names the op, the expectation and both shapes.
+    fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>>;
+
+    /// Runs the kernel. `outputs` is what [`Op::infer`] said for these inputs.
+    ///
+    /// # Errors
+    /// When data is impossible (an index out of range, a matrix that is not positive definite).
+    fn eval(&self, inputs: &[&Array], outputs: &[Aval]) -> Result<Few<Array>>;
+
+    /// Its derivative kind.
+    fn rule(&self) -> Rule<'_>;
+}
+
+/// The six ways in which an op has derivatives. Closed on purpose.
+pub enum Rule<'a> {
+    /// Nothing flows through: comparisons, rounding, integer results.
+    Zero,
+    /// Jointly linear in some inputs; the others (indices, masks) are constants.
+    Linear(&'a dyn Linear),
+    /// Linear in each input separately: products and convolutions.
+    Multilinear(&'a dyn Multilinear),
+    /// Elementwise; derivatives come from the expression itself.
+    Pointwise(&'a Pointwise),
+    /// Fused: defined by simpler ops, optionally with a hand-written backward kernel.
+    Expand(&'a dyn Expand),
+    /// Both rules by hand.
+    Explicit(&'a dyn Explicit),
+}
+
+impl Rule<'_> {
+    /// The kind's name, for the documentation table.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Rule::Zero => "zero",
+            Rule::Linear(_) => "linear",
+            Rule::Multilinear(_) => "multilinear",
+            Rule::Pointwise(_) => "pointwise",
+            Rule::Expand(_) => "expand",
+            Rule::Explicit(_) => "explicit",
+        }
+    }
+}
+
+/// Derivative of an op that is jointly linear in some of its inputs.
+pub trait Linear {
+    /// Whether input `i` is one of the linear ones. Others keep their value in derivatives.
+    fn linear_in(&self, _input: usize) -> bool {
+        true
+    }
+
+    /// Sends `cx.cotangent(j)` back to each input that `sink.needs`.
+    ///
+    /// Only non-linear inputs may be read with `cx.input(i)`; shapes come from `cx.aval(i)`.
+    ///
+    /// # Errors
+    /// Whatever the ops it calls return.
+    fn transpose(&self, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Result<()>;
+}
+
+/// Derivative of an op with one output that is linear in each input separately.
+pub trait Multilinear {
+    /// The transpose with respect to input `i`: reads the *other* inputs through `cx`.
+    ///
+    /// # Errors
+    /// Whatever the ops it calls return.
+    fn transpose(&self, i: usize, cotangent: &Tensor, cx: &VjpCx<'_>) -> Result<Tensor>;
+}
+
+/// Derivative of a fused op: its plain definition, and perhaps a faster backward kernel.
+pub trait Expand {
+    /// The same function in simpler ops; returns the visible outputs only.
+    ///
+    /// # Errors
+    /// Whatever the ops it calls return.
+    fn expand(&self, inputs: &[&Tensor]) -> Result<Few<Tensor>>;
+
+    /// How many outputs users see; the rest are caches for the backward kernel and carry no
+    /// gradient.
+    fn visible(&self) -> usize {
+        1
+    }
+
+    /// The hand-written backward kernel, if there is one.
+    fn backward(&self) -> Option<&dyn BackwardKernel> {
+        None
+    }
+}
+
+/// A fused backward pass on concrete arrays. Its own derivatives are those of the expansion.
+pub trait BackwardKernel {
+    /// Which outputs (caches included) the kernel reads; others are not saved.
+    fn reads_output(&self, _output: usize) -> bool {
+        true
+    }
+
+    /// Gradients of the inputs for which `needs` is true, `None` elsewhere.
+    ///
+    /// All inputs are present; `outputs[j]` is present where [`BackwardKernel::reads_output`];
+    /// `cotangents` holds one entry per visible output, `None` where nothing flowed.
+    ///
+    /// # Errors
+    /// Whatever the kernel returns.
+    fn eval_backward(
+        &self,
+        inputs: &[&Array],
+        outputs: &[Option<&Array>],
+        cotangents: &[Option<&Array>],
+        needs: &[bool],
+    ) -> Result<Few<Option<Array>>>;
+}
+
+/// Which values an explicit rule reads in its backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Bit `i`: input `i`.
+    pub inputs: u32,
+    /// Bit `j`: output `j`.
+    pub outputs: u32,
+}
+
+impl Reads {
+    /// Reads nothing.
+    pub const NOTHING: Reads = Reads {
+        inputs: 0,
+        outputs: 0,
+    };
+
+    /// Reads these inputs and outputs.
+    pub fn new(inputs: &[usize], outputs: &[usize]) -> Reads {
+        let mask = |list: &[usize]| list.iter().fold(0, |m, &i| m | 1 << i);
+        Reads {
+            inputs: mask(inputs),
+            outputs: mask(outputs),
+        }
+    }
+}
+
+/// Both derivative rules by hand, written in [`Tensor`] functions so that orders compose.
+pub trait Explicit {
+    /// What [`Explicit::vjp`] reads when the gradients in `needs` are wanted.
+    fn reads(&self, needs: &[bool]) -> Reads;
+
+    /// Sends cotangents back.
+    ///
+    /// # Errors
+    /// Whatever the ops it calls return.
+    fn vjp(&self, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Result<()>;
+
+    /// Pushes tangents forward; one entry per output, `None` for no tangent.
+    ///
+    /// # Errors
+    /// Whatever the ops it calls return.
+    fn jvp(&self, cx: &JvpCx<'_>) -> Result<Few<Option<Tensor>>>;
+}
+
+/// What a backward rule may read.
+pub struct VjpCx<'a> {
+    pub(crate) op: &'static str,
+    pub(crate) inputs: &'a [Option<Tensor>],
+    pub(crate) outputs: &'a [Option<Tensor>],
+    pub(crate) avals: &'a [Aval],
+    pub(crate) cotangents: &'a [Option<Tensor>],
+}
+
+impl VjpCx<'_> {
+    /// The value of input `i`.
+    ///
+    /// # Errors
+    /// When the rule did not declare that it reads it.
+    pub fn input(&self, i: usize) -> Result<&Tensor> {
+        self.inputs.get(i).and_then(Option::as_ref).ok_or_else(|| {
+            Error::autodiff(
+                self.op,
+                format!("backward reads input {i}, which its rule does not declare"),
+            )
+        })
+    }
+
+    /// The value of output `j`.
+    ///
+    /// # Errors
+    /// When the rule did not declare that it reads it.
+    pub fn output(&self, j: usize) -> Result<&Tensor> {
+        self.outputs.get(j).and_then(Option::as_ref).ok_or_else(|| {
+            Error::autodiff(
+                self.op,
+                format!("backward reads output {j}, which its rule does not declare"),
+            )
+        })
+    }
+
+    /// Shape and dtype of input `i`; always known.
+    pub fn aval(&self, i: usize) -> &Aval {
+        &self.avals[i]
+    }
+
+    /// Number of inputs.
+    pub fn arity(&self) -> usize {
+        self.avals.len()
+    }
+
+    /// The gradient that flowed into output `j`, if any did.
+    pub fn cotangent(&self, j: usize) -> Option<&Tensor> {
+        self.cotangents.get(j).and_then(Option::as_ref)
+    }
+}
+
+/// What a forward rule may read: everything.
+pub struct JvpCx<'a> {
+    /// Input values.
+    pub inputs: &'a [&'a Tensor],
+    /// Output values.
+    pub outputs: &'a [Tensor],
+    /// Input tangents; `None` means zero.
+    pub tangents: &'a [Option<Tensor>],
+}
+
+/// Where backward rules put gradients.
+pub struct Sink<'a> {
+    pub(crate) needs: &'a [bool],
+    pub(crate) gradients: &'a mut [Option<Tensor>],
+}
+
+impl Sink<'_> {
+    /// Whether anybody wants the gradient of input `i`.
+    pub fn needs(&self, i: usize) -> bool {
+        self.needs[i]
+    }
+
+    /// Adds `gradient` to what input `i` has received.
+    ///
+    /// # Errors
+    /// When shapes of two contributions differ.
+    pub fn add(&mut self, i: usize, gradient: Tensor) -> Result<()> {
+        if self.needs[i] {
+            crate::autograd::accumulate(&mut self.gradients[i], gradient)?;
+        }
+        Ok(())
+    }
+}
+
+/// An f64 parameter compared and hashed by its bits, so that ops are `Eq`.
+#[derive(Clone, Copy)]
+pub struct Bits(pub f64);
+
+impl PartialEq for Bits {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
+impl Eq for Bits {}
+impl Hash for Bits {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.to_bits().hash(state);
+    }
+}
+impl Debug for Bits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,33 @@
+//! One file per operation or tight family.
+//!
+//! Each file holds, in this order: the formula with its reference, the parameter struct, `infer`,
+//! `eval`, `rule`, the [`Tensor`](crate::Tensor) methods with their examples, and `ENTRIES`: the
+//! samples from which every generic check is run. Adding an op means writing one file and adding
+//! one line to each of the two lists below.
+
+pub mod arithmetic;
+pub mod broadcast;
+pub mod cast;
+pub mod matmul;
+pub mod permute;
+pub mod reshape;
+pub mod slice;
+pub mod stack;
+pub mod sum;
+pub mod unary;
+
+use crate::registry::Entry;
+
+/// The registry, file by file.
+pub(crate) const ENTRIES: &[&[Entry]] = &[
+    arithmetic::ENTRIES,
+    broadcast::ENTRIES,
+    cast::ENTRIES,
+    matmul::ENTRIES,
+    permute::ENTRIES,
+    reshape::ENTRIES,
+    slice::ENTRIES,
+    stack::ENTRIES,
+    sum::ENTRIES,
+    unary::ENTRIES,
+];

@@ -1,0 +1,226 @@
+//! `slice` along one dimension, and `embed`, its transpose (zeros with the slice put back).
+
+use entrenar_base::{Array, Error, Result};
+
+use crate::Tensor;
+use crate::apply::{apply1, handle, one};
+use crate::op::{Aval, Few, Linear, Op, Rule, Sink, VjpCx};
+use crate::registry::{Entry, Sample};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Slice {
+    dim: usize,
+    start: usize,
+    end: usize,
+    step: usize,
+}
+
+impl Op for Slice {
+    fn name(&self) -> &'static str {
+        "slice"
+    }
+    fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>> {
+        let mut shape = inputs[0].shape.clone();
+        let size = shape.get(self.dim).copied().unwrap_or(0);
+        if self.dim >= shape.rank() || self.start > self.end || self.end > size || self.step == 0 {
+            return Err(Error::index(
+                "slice",
+                format!(
+                    "start <= end <= {size} and step >= 1 in dimension {} of {shape}",
+                    self.dim
+                ),
+                format!("{}..{} step {}", self.start, self.end, self.step),
+            ));
+        }
+        shape.dims_mut()[self.dim] = (self.end - self.start).div_ceil(self.step);
+        Ok(one(Aval::new(shape, inputs[0].dtype)))
+    }
+    fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
+        Ok(one(
+            inputs[0].slice(self.dim, self.start, self.end, self.step)?
+        ))
+    }
+    fn rule(&self) -> Rule<'_> {
+        Rule::Linear(self)
+    }
+}
+
+impl Linear for Slice {
+    fn transpose(&self, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Result<()> {
+        let Some(g) = cx.cotangent(0) else {
+            return Ok(());
+        };
+        let size = cx.aval(0).shape[self.dim];
+        let op = Embed {
+            dim: self.dim,
+            start: self.start,
+            step: self.step,
+            size,
+        };
+        sink.add(0, apply1(&handle(op), &[g])?)
+    }
+}
+
+/// Zeros of size `size` along `dim` with the input at `start, start + step, …`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Embed {
+    dim: usize,
+    start: usize,
+    step: usize,
+    size: usize,
+}
+
+impl Op for Embed {
+    fn name(&self) -> &'static str {
+        "slice_backward"
+    }
+    fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>> {
+        let mut shape = inputs[0].shape.clone();
+        shape.dims_mut()[self.dim] = self.size;
+        Ok(one(Aval::new(shape, inputs[0].dtype)))
+    }
+    fn eval(&self, inputs: &[&Array], outputs: &[Aval]) -> Result<Few<Array>> {
+        let rank = inputs[0].rank();
+        let (mut starts, mut steps) = (vec![0; rank], vec![1; rank]);
+        starts[self.dim] = self.start;
+        steps[self.dim] = self.step;
+        Ok(one(entrenar_cpu::copy::embed(
+            inputs[0],
+            &outputs[0].shape,
+            &starts,
+            &steps,
+        )?))
+    }
+    fn rule(&self) -> Rule<'_> {
+        Rule::Linear(self)
+    }
+}
+
+impl Linear for Embed {
+    fn transpose(&self, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Result<()> {
+        let Some(g) = cx.cotangent(0) else {
+            return Ok(());
+        };
+        let count = cx.aval(0).shape[self.dim];
+        let end = if count == 0 {
+            self.start
+        } else {
+            self.start + (count - 1) * self.step + 1
+        };
+        let op = Slice {
+            dim: self.dim,
+            start: self.start,
+            end,
+            step: self.step,
+        };
+        sink.add(0, apply1(&handle(op), &[g])?)
+    }
+}
+
+impl Tensor {
+    /// Indices `start, start + step, …` below `end` of dimension `dim`; a view.
+    ///
+    /// # Errors
+    /// When the range leaves the dimension or `step` is 0.
+    ///
+    /// ```
+    /// # use entrenar_core::{Tensor, DType};
+    /// let t = Tensor::arange(0.0, 6.0, 1.0, DType::I64)?;
+    /// assert_eq!(t.slice(0, 1, 6, 2)?.to_vec::<i64>()?, [1, 3, 5]);
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn slice(&self, dim: isize, start: usize, end: usize, step: usize) -> Result<Tensor> {
+        let dim = self.shape().dim("slice", dim)?;
+        if self.dims().get(dim) == Some(&end) && start == 0 && step == 1 {
+            return Ok(self.clone());
+        }
+        apply1(
+            &handle(Slice {
+                dim,
+                start,
+                end,
+                step,
+            }),
+            &[self],
+        )
+    }
+
+    /// `length` indices from `start` along `dim`; a view.
+    ///
+    /// # Errors
+    /// When the range leaves the dimension.
+    #[track_caller]
+    pub fn narrow(&self, dim: isize, start: usize, length: usize) -> Result<Tensor> {
+        self.slice(dim, start, start.saturating_add(length), 1)
+    }
+
+    /// Index `index` of dimension `dim`, which disappears.
+    ///
+    /// # Errors
+    /// When the index or the dimension does not exist.
+    #[track_caller]
+    pub fn select(&self, dim: isize, index: usize) -> Result<Tensor> {
+        let d = self.shape().dim("select", dim)?;
+        self.slice(dim, index, index.saturating_add(1), 1)?
+            .squeeze(d as isize)
+    }
+
+    /// Consecutive parts of the given sizes along `dim`.
+    ///
+    /// # Errors
+    /// When the sizes do not add up to the dimension.
+    #[track_caller]
+    pub fn split(&self, sizes: &[usize], dim: isize) -> Result<Vec<Tensor>> {
+        let d = self.shape().dim("split", dim)?;
+        let size = self.dims().get(d).copied().unwrap_or(1);
+        if sizes.iter().sum::<usize>() != size {
+            return Err(Error::argument(
+                "split",
+                format!("sizes that add up to {size}"),
+                format!("{sizes:?}"),
+            ));
+        }
+        let mut at = 0;
+        sizes
+            .iter()
+            .map(|&n| {
+                at += n;
+                self.narrow(dim, at - n, n)
+            })
+            .collect()
+    }
+
+    /// At most `chunks` equal parts along `dim` (the last may be smaller), as PyTorch divides.
+    ///
+    /// # Errors
+    /// When the dimension does not exist or `chunks` is 0.
+    #[track_caller]
+    pub fn chunk(&self, chunks: usize, dim: isize) -> Result<Vec<Tensor>> {
+        let d = self.shape().dim("chunk", dim)?;
+        let size = self.dims().get(d).copied().unwrap_or(1);
+        if chunks == 0 {
+            return Err(Error::argument("chunk", "at least one part", 0));
+        }
+        let each = size.div_ceil(chunks).max(1);
+        let sizes: Vec<usize> = (0..size.div_ceil(each).max(1))
+            .map(|i| each.min(size - i * each))
+            .collect();
+        self.split(&sizes, dim)
+    }
+}
+
+pub(crate) const ENTRIES: &[Entry] = &[Entry {
+    name: "slice",
+    kind: "linear",
+    sample: |g| {
+        let shape = g.shape(1..=4);
+        let dim = g.range(0, shape.rank());
+        let end = g.range(0, shape[dim] + 1);
+        let start = g.range(0, end + 1);
+        let step = g.range(1, 3);
+        Ok(Sample::one(vec![g.tensor(shape, -2.0, 2.0)], move |t| {
+            t[0].square()?.slice(dim as isize, start, end, step)
+        }))
+    },
+}];

@@ -1,0 +1,471 @@
+//! [`Tensor`]: one pointer to a value, possibly wrapped by transform levels.
+//!
+//! A tensor is a concrete [`Array`] or one wrapper with a [`Level`] around another tensor of lower
+//! levels. Level 0 is the ambient graph of `requires_grad` leaves; every tape, `vjp`, `jvp` and
+//! checkpoint takes a fresh higher level. Operations live in `crate::ops`, transforms in
+//! `crate::autograd`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use entrenar_base::{Array, DType, Device, Element, Error, Philox, Result, Shape};
+
+use crate::autograd::checkpoint::Region;
+use crate::autograd::graph::{Edge, Leaf};
+use crate::op::Aval;
+
+/// The rank of a transform: higher levels were opened later and are peeled first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Level(u64);
+
+impl Level {
+    /// The ambient graph of `requires_grad` leaves.
+    pub(crate) const AMBIENT: Level = Level(0);
+
+    /// A level above all existing ones.
+    pub(crate) fn fresh() -> Level {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Level(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// An immutable n-dimensional array that may take part in differentiation.
+///
+/// Cloning copies a pointer. Named methods return `Result`; the operators `&a + &b`, `-`, `*`, `/`
+/// panic at the caller's line with the same message.
+#[derive(Clone)]
+pub struct Tensor(pub(crate) Arc<Inner>);
+
+pub(crate) enum Inner {
+    Concrete(Array),
+    Reverse {
+        level: Level,
+        value: Tensor,
+        edge: Edge,
+    },
+    Dual {
+        level: Level,
+        primal: Tensor,
+        tangent: Tensor,
+    },
+    Region {
+        level: Level,
+        value: Tensor,
+        region: Arc<Region>,
+    },
+}
+
+impl Tensor {
+    pub(crate) fn concrete(array: Array) -> Tensor {
+        Tensor(Arc::new(Inner::Concrete(array)))
+    }
+
+    pub(crate) fn reverse(level: Level, value: Tensor, edge: Edge) -> Tensor {
+        Tensor(Arc::new(Inner::Reverse { level, value, edge }))
+    }
+
+    pub(crate) fn dual(level: Level, primal: Tensor, tangent: Tensor) -> Tensor {
+        Tensor(Arc::new(Inner::Dual {
+            level,
+            primal,
+            tangent,
+        }))
+    }
+
+    pub(crate) fn in_region(level: Level, value: Tensor, region: Arc<Region>) -> Tensor {
+        Tensor(Arc::new(Inner::Region {
+            level,
+            value,
+            region,
+        }))
+    }
+
+    /// The level of the outermost wrapper.
+    pub(crate) fn level(&self) -> Option<Level> {
+        match &*self.0 {
+            Inner::Concrete(_) => None,
+            Inner::Reverse { level, .. }
+            | Inner::Dual { level, .. }
+            | Inner::Region { level, .. } => Some(*level),
+        }
+    }
+
+    /// The value under the wrapper of `level`; itself when it carries no such wrapper on top.
+    pub(crate) fn peel(&self, at: Level) -> &Tensor {
+        match &*self.0 {
+            Inner::Reverse { level, value, .. } | Inner::Region { level, value, .. }
+                if *level == at =>
+            {
+                value
+            }
+            Inner::Dual { level, primal, .. } if *level == at => primal,
+            _ => self,
+        }
+    }
+
+    /// The gradient edge at `level`, if it is tracked there.
+    pub(crate) fn edge(&self, at: Level) -> Option<&Edge> {
+        match &*self.0 {
+            Inner::Reverse { level, edge, .. } if *level == at => Some(edge),
+            _ => None,
+        }
+    }
+
+    /// The concrete numbers beneath all levels.
+    pub fn array(&self) -> &Array {
+        let mut t = self;
+        loop {
+            t = match &*t.0 {
+                Inner::Concrete(a) => return a,
+                Inner::Reverse { value, .. } | Inner::Region { value, .. } => value,
+                Inner::Dual { primal, .. } => primal,
+            }
+        }
+    }
+
+    /// The concrete array, writable in place, when this tensor is plain and nobody else holds it.
+    pub(crate) fn exclusive_array(&mut self) -> Option<&mut Array> {
+        match Arc::get_mut(&mut self.0)? {
+            Inner::Concrete(a) if a.is_exclusive() => Some(a),
+            _ => None,
+        }
+    }
+
+    // ---- creation ----------------------------------------------------------------------------
+
+    /// From row-major values.
+    ///
+    /// # Errors
+    /// When the count differs from the shape's.
+    ///
+    /// ```
+    /// # use entrenar_core::Tensor;
+    /// let t = Tensor::from_vec(vec![1.0f32, 2.0], [2])?;
+    /// assert!(Tensor::from_vec(vec![1.0f32, 2.0], [3]).is_err());
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn from_vec<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
+        Ok(Self::concrete(Array::from_vec(values, shape)?))
+    }
+
+    /// From a slice, row-major.
+    ///
+    /// # Errors
+    /// When the count differs from the shape's.
+    #[track_caller]
+    pub fn from_slice<T: Element>(values: &[T], shape: impl Into<Shape>) -> Result<Tensor> {
+        Ok(Self::concrete(Array::from_slice(values, shape)?))
+    }
+
+    /// A rank-0 tensor.
+    pub fn scalar<T: Element>(value: T) -> Tensor {
+        Self::concrete(Array::scalar(value))
+    }
+
+    /// Filled with `value` in `dtype`.
+    pub fn full(shape: impl Into<Shape>, value: f64, dtype: DType) -> Tensor {
+        Self::concrete(Array::full_as(shape, value, dtype))
+    }
+
+    /// Filled with zeros.
+    pub fn zeros(shape: impl Into<Shape>, dtype: DType) -> Tensor {
+        Self::full(shape, 0.0, dtype)
+    }
+
+    /// Filled with ones.
+    pub fn ones(shape: impl Into<Shape>, dtype: DType) -> Tensor {
+        Self::full(shape, 1.0, dtype)
+    }
+
+    /// Zeros of this tensor's shape and dtype.
+    pub fn zeros_like(&self) -> Tensor {
+        Self::zeros(self.shape(), self.dtype())
+    }
+
+    /// Ones of this tensor's shape and dtype.
+    pub fn ones_like(&self) -> Tensor {
+        Self::ones(self.shape(), self.dtype())
+    }
+
+    /// `start, start + step, …` below `end`.
+    ///
+    /// # Errors
+    /// When `step` is zero or points away from `end`.
+    ///
+    /// ```
+    /// # use entrenar_core::{Tensor, DType};
+    /// assert_eq!(Tensor::arange(0.0, 5.0, 2.0, DType::I64)?.to_vec::<i64>()?, [0, 2, 4]);
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn arange(start: f64, end: f64, step: f64, dtype: DType) -> Result<Tensor> {
+        let count = (end - start) / step;
+        if step == 0.0 || !count.is_finite() || count < 0.0 {
+            return Err(Error::argument(
+                "arange",
+                "a finite range that `step` walks from start to end",
+                format!("start {start}, end {end}, step {step}"),
+            ));
+        }
+        let n = count.ceil() as usize;
+        let values = (0..n).map(|i| start + i as f64 * step).collect();
+        Ok(Self::concrete(
+            Array::from_vec::<f64>(values, [n])?.cast(dtype),
+        ))
+    }
+
+    /// The identity matrix `[n, n]`.
+    pub fn eye(n: usize, dtype: DType) -> Tensor {
+        let a = Array::build([n, n], |out: &mut [u8]| {
+            out.fill(0);
+            out.iter_mut().step_by(n + 1).for_each(|o| *o = 1);
+        });
+        Self::concrete(a.cast(dtype))
+    }
+
+    /// Uniform numbers in [0, 1) from `seed`: the same seed gives the same bits everywhere.
+    ///
+    /// # Errors
+    /// When the dtype is not a float.
+    #[track_caller]
+    pub fn rand(shape: impl Into<Shape>, dtype: DType, seed: u64) -> Result<Tensor> {
+        Self::rand_from(shape, dtype, &Philox::new(seed, 0))
+    }
+
+    /// Standard normal numbers from `seed`.
+    ///
+    /// # Errors
+    /// When the dtype is not a float.
+    #[track_caller]
+    pub fn randn(shape: impl Into<Shape>, dtype: DType, seed: u64) -> Result<Tensor> {
+        Self::randn_from(shape, dtype, &Philox::new(seed, 0))
+    }
+
+    /// Uniform numbers in [0, 1) from a generator stream. Errors as [`Tensor::rand`].
+    #[track_caller]
+    pub fn rand_from(shape: impl Into<Shape>, dtype: DType, rng: &Philox) -> Result<Tensor> {
+        Ok(Self::concrete(entrenar_cpu::random::uniform(
+            shape.into(),
+            dtype,
+            rng,
+        )?))
+    }
+
+    /// Standard normal numbers from a generator stream. Errors as [`Tensor::randn`].
+    #[track_caller]
+    pub fn randn_from(shape: impl Into<Shape>, dtype: DType, rng: &Philox) -> Result<Tensor> {
+        Ok(Self::concrete(entrenar_cpu::random::normal(
+            shape.into(),
+            dtype,
+            rng,
+        )?))
+    }
+
+    // ---- looking -----------------------------------------------------------------------------
+
+    /// The shape.
+    pub fn shape(&self) -> &Shape {
+        self.array().shape()
+    }
+
+    /// The sizes of the dimensions.
+    pub fn dims(&self) -> &[usize] {
+        self.array().dims()
+    }
+
+    /// The size of dimension `dim` (negative counts from the end).
+    ///
+    /// # Errors
+    /// When there is no such dimension.
+    #[track_caller]
+    pub fn size(&self, dim: isize) -> Result<usize> {
+        let d = self.shape().dim("size", dim)?;
+        Ok(self.dims().get(d).copied().unwrap_or(1))
+    }
+
+    /// Number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.array().rank()
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.array().numel()
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.array().dtype()
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> Device {
+        self.array().device()
+    }
+
+    /// Shape and dtype together.
+    pub fn aval(&self) -> Aval {
+        Aval::of(self.array())
+    }
+
+    /// All elements, row-major.
+    ///
+    /// # Errors
+    /// When `T` is not the dtype.
+    #[track_caller]
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        self.array().to_vec()
+    }
+
+    /// The only element.
+    ///
+    /// # Errors
+    /// When there is not exactly one element or `T` is not the dtype.
+    #[track_caller]
+    pub fn item<T: Element>(&self) -> Result<T> {
+        self.array().item()
+    }
+
+    // ---- differentiation manners ---------------------------------------------------------------
+
+    /// A leaf of the ambient graph with this value: gradients accumulate in [`Tensor::grad`].
+    ///
+    /// # Errors
+    /// When the dtype is not a float, or the tensor belongs to a transform (use
+    /// [`GradientTape`](crate::GradientTape) or `value_and_grad` there).
+    #[track_caller]
+    pub fn requires_grad(&self) -> Result<Tensor> {
+        if !self.dtype().is_float() {
+            return Err(Error::dtype(
+                "requires_grad",
+                "a float tensor",
+                self.dtype(),
+            ));
+        }
+        match self.level() {
+            None => {}
+            Some(Level::AMBIENT) => {
+                return Ok(Tensor::reverse(
+                    Level::AMBIENT,
+                    self.peel(Level::AMBIENT).clone(),
+                    Edge::Leaf(Leaf::new(self.aval())),
+                ));
+            }
+            Some(_) => {
+                return Err(Error::autodiff(
+                    "requires_grad",
+                    "this value belongs to a running transform; watch it with a GradientTape or value_and_grad instead",
+                ));
+            }
+        }
+        Ok(Tensor::reverse(
+            Level::AMBIENT,
+            self.clone(),
+            Edge::Leaf(Leaf::new(self.aval())),
+        ))
+    }
+
+    /// Whether gradients flow to this tensor at its outermost level.
+    pub fn is_tracked(&self) -> bool {
+        matches!(&*self.0, Inner::Reverse { .. })
+    }
+
+    /// Whether this is a leaf: made by the user, not by an operation.
+    pub fn is_leaf(&self) -> bool {
+        !matches!(
+            &*self.0,
+            Inner::Reverse {
+                edge: Edge::Node { .. },
+                ..
+            }
+        )
+    }
+
+    pub(crate) fn leaf(&self) -> Option<&Arc<Leaf>> {
+        match &*self.0 {
+            Inner::Reverse {
+                edge: Edge::Leaf(leaf),
+                ..
+            } => Some(leaf),
+            Inner::Reverse {
+                edge: Edge::Node { node, .. },
+                ..
+            } => node.retained(),
+            _ => None,
+        }
+    }
+
+    /// The gradient accumulated by `backward`, if any. Only leaves and results of
+    /// [`Tensor::retain_grad`] have one.
+    pub fn grad(&self) -> Option<Tensor> {
+        self.leaf().and_then(|l| l.grad())
+    }
+
+    /// Replaces the accumulated gradient (clipping, scaling).
+    ///
+    /// # Errors
+    /// When this is not a leaf or the shape or dtype differs.
+    #[track_caller]
+    pub fn set_grad(&self, gradient: Option<Tensor>) -> Result<()> {
+        let leaf = self.leaf().ok_or_else(|| {
+            Error::autodiff(
+                "set_grad",
+                "only leaves made by requires_grad hold a gradient",
+            )
+        })?;
+        if let Some(g) = &gradient
+            && g.aval() != self.aval()
+        {
+            return Err(Error::shape(
+                "set_grad",
+                format!("{:?}", self.aval()),
+                format!("{:?}", g.aval()),
+            ));
+        }
+        leaf.set_grad(gradient);
+        Ok(())
+    }
+
+    /// Forgets the accumulated gradient.
+    pub fn zero_grad(&self) {
+        if let Some(l) = self.leaf() {
+            l.set_grad(None);
+        }
+    }
+
+    /// The same numbers outside every transform: nothing flows through.
+    pub fn detach(&self) -> Tensor {
+        match &*self.0 {
+            Inner::Concrete(_) => self.clone(),
+            Inner::Reverse { value, .. } | Inner::Region { value, .. } => value.detach(),
+            Inner::Dual { primal, .. } => primal.detach(),
+        }
+    }
+}
+
+impl From<Array> for Tensor {
+    fn from(a: Array) -> Tensor {
+        Tensor::concrete(a)
+    }
+}
+
+impl fmt::Display for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.array().fmt(f)
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({} {}", self.dtype(), self.shape())?;
+        match &*self.0 {
+            Inner::Concrete(_) => {}
+            Inner::Reverse { edge, .. } => write!(f, ", {edge:?}")?,
+            Inner::Dual { .. } => write!(f, ", dual")?,
+            Inner::Region { .. } => write!(f, ", checkpointed")?,
+        }
+        write!(f, ", {})", self.array())
+    }
+}

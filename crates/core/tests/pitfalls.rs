@@ -1,0 +1,1 @@
+//! The classic mistakes of automatic differentiation, each with its test.
