@@ -2,7 +2,7 @@
 //!
 //! [`SafeTensors`] reads one safetensors file, [`Weights`] a file, a sharded index or a Hugging
 //! Face directory, [`write_safetensors`] writes one; [`Store`] keeps checkpoints that are whole or
-//! absent; [`write_atomic`] replaces a small file as one step.
+//! absent; [`inspect()`] describes any of them; [`write_atomic`] replaces a small file as one step.
 //! This crate knows arrays (`entrenar-base`) but neither tensors with gradients nor layers.
 //!
 //! Nothing here trusts a file: lengths are checked before memory is taken, names before a path is
@@ -24,7 +24,7 @@ pub mod atomic;
 mod disk;
 #[cfg(test)]
 mod faults;
-
+pub mod inspect;
 mod names;
 #[cfg(test)]
 mod power;
@@ -32,6 +32,6 @@ pub mod safetensors;
 pub mod store;
 
 pub use atomic::write_atomic;
-
+pub use inspect::{Inspection, inspect};
 pub use safetensors::{SafeTensors, StoredDType, TensorInfo, Weights, write_safetensors};
 pub use store::{Checkpoint, CheckpointWriter, Report, Store};

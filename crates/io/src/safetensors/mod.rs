@@ -111,6 +111,11 @@ impl SafeTensors {
         &self.path
     }
 
+    /// Length of the whole file.
+    pub fn size(&self) -> usize {
+        self.content.bytes().len()
+    }
+
     /// Number of tensors.
     pub fn len(&self) -> usize {
         self.header.tensors.len()
