@@ -6,12 +6,22 @@
 
 pub mod alloc;
 pub mod attention;
+pub mod cast;
+pub mod conv;
+pub mod copy;
 pub mod index;
 mod kit;
 pub mod loss;
 pub mod norm;
+pub mod pool;
+pub mod pointwise;
+pub mod scalar;
+pub mod simd;
 pub mod softmax;
 pub mod team;
+mod walk;
+#[cfg(test)]
+mod testing;
 
 /// Installs the caching allocator. Idempotent and cheap; call it before the first array is made.
 pub fn init() {

@@ -2,9 +2,11 @@
 //! One file per family; what they share is here.
 
 mod attention;
+mod conv;
 mod index;
 mod loss;
 mod norm;
+mod pool;
 mod softmax;
 
 use entrenar_base::{Array, DType, Philox, Shape};

@@ -1,0 +1,265 @@
+//! Convolution and its gradients against the sum that defines them, over random geometries.
+
+use crate::*;
+use entrenar_base::Philox;
+use entrenar_cpu::conv::*;
+
+/// Calls `visit(y position, x position, w position)` (flat) for every product in the sum.
+fn products(
+    x: &[usize],
+    w: &[usize],
+    y: &[usize],
+    g: &ConvGeometry,
+    mut visit: impl FnMut([usize; 3]),
+) {
+    let flat = |dims: &[usize], at: &[usize]| dims.iter().zip(at).fold(0, |f, (d, i)| f * d + i);
+    let per_group = w[0] / g.groups;
+    for at in positions(y) {
+        for tap in positions(&w[1..]) {
+            let mut source = vec![at[0], at[1] / per_group * w[1] + tap[0]];
+            for d in 0..x.len() - 2 {
+                let place = at[2 + d] * g.stride[d] + tap[1 + d] * g.dilation[d];
+                match place.checked_sub(g.padding[d].0) {
+                    Some(p) if p < x[2 + d] => source.push(p),
+                    _ => break,
+                }
+            }
+            if source.len() == x.len() {
+                let kernel: Vec<usize> = [at[1]].into_iter().chain(tap).collect();
+                visit([flat(y, &at), flat(x, &source), flat(w, &kernel)]);
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn check(x_shape: &[usize], w_shape: &[usize], geometry: &ConvGeometry) {
+    let (x, w) = (random(x_shape, 1), random(w_shape, 2));
+    let y = conv(&x, &w, geometry).unwrap();
+    let g = random(y.shape(), 3);
+    let [xs, ws, gs] = [&x, &w, &g].map(Array::to_f64_vec);
+    let mut sums = [
+        vec![0.0; y.numel()],
+        vec![0.0; x.numel()],
+        vec![0.0; w.numel()],
+    ];
+    products(x_shape, w_shape, y.dims(), geometry, |[o, i, k]| {
+        sums[0][o] += xs[i] * ws[k];
+        sums[1][i] += gs[o] * ws[k];
+        sums[2][k] += gs[o] * xs[i];
+    });
+    let [want_y, want_x, want_w] = sums;
+    let array = |v: Vec<f64>, like: &Array| Array::from_vec(v, like.shape()).unwrap();
+    assert_close(&y, &array(want_y, &y), 1e-11);
+    let (want_x, want_w) = (array(want_x, &x), array(want_w, &w));
+    assert_close(
+        &conv_input_grad(&g, &w, x_shape, geometry).unwrap(),
+        &want_x,
+        1e-11,
+    );
+    assert_close(
+        &conv_weight_grad(&g, &x, w_shape, geometry).unwrap(),
+        &want_w,
+        1e-11,
+    );
+    // Other layouts and precisions.
+    assert_close(
+        &conv(&strided(&x), &strided(&w), geometry).unwrap(),
+        &y,
+        1e-12,
+    );
+    assert_close(&conv(&single(&x), &single(&w), geometry).unwrap(), &y, 1e-4);
+    let back = conv_input_grad(&strided(&g), &strided(&w), x_shape, geometry);
+    assert_close(&back.unwrap(), &want_x, 1e-11);
+    let back = conv_weight_grad(&single(&g), &strided(&single(&x)), w_shape, geometry);
+    assert_close(&back.unwrap(), &want_w, 1e-4);
+}
+
+#[test]
+fn random_geometries() {
+    let pick = Philox::new(77, 0);
+    let mut at = 0;
+    let mut below = |n: u64| {
+        at += 1;
+        pick.below(at, n) as usize
+    };
+    let mut done = [0; 4];
+    while done.iter().sum::<usize>() < 250 {
+        let dims = 1 + below(3);
+        let groups = 1 + below(3);
+        let geometry = ConvGeometry {
+            stride: (0..dims).map(|_| 1 + below(3)).collect(),
+            padding: (0..dims).map(|_| (below(3), below(3))).collect(),
+            dilation: (0..dims).map(|_| 1 + below(2)).collect(),
+            groups,
+        };
+        let mut x = vec![1 + below(2), groups * (1 + below(3))];
+        let mut w = vec![groups * (1 + below(3)), x[1] / groups];
+        for _ in 0..dims {
+            x.push(1 + below(6));
+            w.push(1 + below(3));
+        }
+        let fits = (0..dims).all(|d| {
+            let (low, high) = geometry.padding[d];
+            x[2 + d] + low + high > geometry.dilation[d] * (w[2 + d] - 1)
+        });
+        if fits {
+            done[dims] += 1;
+            check(&x, &w, &geometry);
+        } else {
+            let (x, w) = (random(&x[..], 1), random(&w[..], 2));
+            assert!(conv(&x, &w, &geometry).is_err());
+        }
+    }
+    assert!(done[1..].iter().all(|&n| n > 40), "{done:?}");
+}
+
+#[test]
+fn several_tiles_channel_blocks_and_partial_sums() {
+    let same = |dims| ConvGeometry {
+        padding: vec![(1, 1); dims],
+        ..ConvGeometry::plain(dims)
+    };
+    check(&[1, 40, 20, 19], &[3, 40, 3, 3], &same(2)); // two channel blocks, several tiles
+    check(&[20, 3, 8, 8], &[4, 3, 3, 3], &same(2)); // more images than partial sums
+    check(&[1, 33, 70, 70], &[2, 33, 1, 1], &ConvGeometry::plain(2)); // direct, two tiles
+    check(
+        &[9, 2, 5],
+        &[3, 2, 1],
+        &ConvGeometry {
+            stride: vec![2],
+            ..ConvGeometry::plain(1)
+        },
+    );
+    let depthwise = ConvGeometry {
+        groups: 6,
+        ..same(2)
+    };
+    check(&[2, 6, 7, 7], &[6, 1, 3, 3], &depthwise);
+    let steps = ConvGeometry {
+        stride: vec![2, 2],
+        ..same(2)
+    };
+    check(&[1, 48, 33, 31], &[5, 48, 3, 3], &steps);
+}
+
+#[test]
+fn half_precision_accumulates_in_single() {
+    let x = random([2, 8, 6, 6], 1).cast(DType::BF16);
+    let w = random([4, 8, 3, 3], 2).cast(DType::BF16);
+    let want = conv(
+        &x.cast(DType::F64),
+        &w.cast(DType::F64),
+        &ConvGeometry::plain(2),
+    )
+    .unwrap();
+    let got = conv(&x, &w, &ConvGeometry::plain(2)).unwrap();
+    assert_eq!(got.dtype(), DType::BF16);
+    assert_close(&got, &want, 4e-3);
+}
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let geometry = ConvGeometry {
+        padding: vec![(1, 1); 2],
+        ..ConvGeometry::plain(2)
+    };
+    for (x, w) in [
+        ([16, 8, 14, 14], [16, 8, 3, 3]),
+        ([1, 64, 40, 40], [8, 64, 3, 3]),
+    ] {
+        let (x, w) = (single(&random(x, 1)), single(&random(w, 2)));
+        let y = conv(&x, &w, &geometry).unwrap();
+        assert_same_bits(|| {
+            vec![
+                conv(&x, &w, &geometry).unwrap(),
+                conv_input_grad(&y, &w, x.dims(), &geometry).unwrap(),
+                conv_weight_grad(&y, &x, w.dims(), &geometry).unwrap(),
+            ]
+        });
+    }
+}
+
+#[test]
+fn zero_sizes() {
+    let g = ConvGeometry {
+        padding: vec![(1, 1)],
+        ..ConvGeometry::plain(1)
+    };
+    for (x, w) in [
+        ([0, 2, 5], [3, 2, 3]), // no image
+        ([2, 0, 5], [3, 0, 3]), // no input channel
+        ([2, 2, 5], [0, 2, 3]), // no output channel
+        ([2, 2, 0], [3, 2, 2]), // only padding
+    ] {
+        check(&x, &w, &g);
+    }
+}
+
+#[test]
+fn misuse() {
+    let (x, w) = (random([1, 4, 5], 1), random([6, 2, 3], 2));
+    let g = |groups| ConvGeometry {
+        groups,
+        ..ConvGeometry::plain(1)
+    };
+    assert!(conv(&x, &w, &g(2)).is_ok());
+    let e = conv(&x, &w, &g(1)).unwrap_err().to_string();
+    assert!(
+        e.contains("[conv]") && e.contains("[6, 2, 3]") && e.contains("[1, 4, 5]"),
+        "{e}"
+    );
+    let odd = random([5, 2, 3], 2);
+    assert!(conv(&x, &odd, &g(2)).is_err());
+    assert!(conv(&x, &w, &g(0)).is_err());
+    for broken in [
+        ConvGeometry {
+            stride: vec![0],
+            ..g(2)
+        },
+        ConvGeometry {
+            dilation: vec![0],
+            ..g(2)
+        },
+        ConvGeometry {
+            stride: vec![1, 1],
+            ..g(2)
+        },
+        ConvGeometry {
+            padding: vec![],
+            ..g(2)
+        },
+        ConvGeometry {
+            dilation: vec![3],
+            ..g(2)
+        },
+        ConvGeometry {
+            dilation: vec![usize::MAX],
+            ..g(2)
+        },
+        ConvGeometry {
+            padding: vec![(usize::MAX, 5)],
+            ..g(2)
+        },
+        ConvGeometry {
+            padding: vec![(usize::MAX / 2, 0)],
+            ..g(2)
+        },
+    ] {
+        assert!(conv(&x, &w, &broken).is_err(), "{broken:?}");
+    }
+    assert!(conv(&x, &random([6, 2, 0], 1), &g(2)).is_err());
+    assert!(
+        conv(
+            &random([4, 5], 1),
+            &random([2, 3], 1),
+            &ConvGeometry::plain(0)
+        )
+        .is_err()
+    );
+    assert!(conv(&x, &single(&w), &g(2)).is_err());
+    let y = conv(&x, &w, &g(2)).unwrap();
+    assert!(conv_input_grad(&y, &w, &[1, 4, 6], &g(2)).is_err());
+    assert!(conv_input_grad(&y, &w, &[1, 4, usize::MAX], &g(2)).is_err());
+    assert!(conv_weight_grad(&y, &x, &[6, 2, 4], &g(2)).is_err());
+}
