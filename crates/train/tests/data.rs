@@ -5,6 +5,8 @@
 mod broken;
 #[path = "data/encoding.rs"]
 mod encoding;
+#[path = "data/from_config.rs"]
+mod from_config;
 #[path = "data/loading.rs"]
 mod loading;
 #[path = "data/real.rs"]

@@ -44,9 +44,9 @@ pub(super) struct Wanted<'a> {
     pub delimiter: u8,
 }
 
-/// One file's columns, in the order they were asked for.
+/// The columns of one or more files, in the order they were asked for.
 pub(super) struct RawTable {
-    pub file: PathBuf,
+    pub files: Vec<PathBuf>,
     pub columns: Vec<RawColumn>,
     pub rows: usize,
 }
@@ -62,6 +62,8 @@ pub(super) enum RawColumn {
 /// A distinct text value and where it occurred first.
 pub(super) struct Name {
     pub text: String,
+    /// Index into [`RawTable::files`].
+    pub file: usize,
     pub line: u64,
     pub column: u64,
 }
@@ -77,8 +79,63 @@ pub(super) fn read_header(file: &Path, delimiter: u8) -> Result<Vec<String>> {
     .header()
 }
 
+/// Reads the wanted columns of `files`, rows one after the other.
+pub(super) fn read_tables(files: &[PathBuf], wanted: &Wanted<'_>) -> Result<RawTable> {
+    let mut all: Option<RawTable> = None;
+    for file in files {
+        let table = read_table(file, wanted)?;
+        match &mut all {
+            Some(all) => all.append(table)?,
+            None => all = Some(table),
+        }
+    }
+    all.ok_or_else(|| Error::config("no table was given"))
+}
+
+impl RawTable {
+    /// Adds the rows of a table with the same columns.
+    fn append(&mut self, other: Self) -> Result<()> {
+        let files_before = self.files.len();
+        for (column, added) in self.columns.iter_mut().zip(other.columns) {
+            match (column, added) {
+                (RawColumn::Number(values), RawColumn::Number(added)) => values.extend(added),
+                (
+                    RawColumn::Text { names, codes },
+                    RawColumn::Text {
+                        names: added,
+                        codes: added_codes,
+                    },
+                ) => {
+                    let known: HashMap<String, u32> = names
+                        .iter()
+                        .map(|name| name.text.clone())
+                        .zip(0..)
+                        .collect();
+                    let mut translated = Vec::with_capacity(added.len());
+                    for name in added {
+                        translated.push(known.get(&name.text).copied().unwrap_or_else(|| {
+                            names.push(Name {
+                                file: name.file + files_before,
+                                ..name
+                            });
+                            (names.len() - 1) as u32
+                        }));
+                    }
+                    codes.extend(added_codes.iter().map(|&code| translated[code as usize]));
+                }
+                // Both tables were read with the same list of kinds.
+                (RawColumn::Number(_), RawColumn::Text { .. })
+                | (RawColumn::Text { .. }, RawColumn::Number(_)) => {}
+            }
+        }
+        self.rows += other.rows;
+        self.files.extend(other.files);
+        Ok(())
+    }
+}
+
 /// Reads the wanted columns of `file`.
-pub(super) fn read_table(file: &Path, wanted: &Wanted<'_>) -> Result<RawTable> {
+fn read_table(file: &Path, wanted: &Wanted<'_>) -> Result<RawTable> {
     let bytes = read_file(file)?;
     let source = Source {
         file,
@@ -134,7 +191,7 @@ pub(super) fn read_table(file: &Path, wanted: &Wanted<'_>) -> Result<RawTable> {
     }
     let columns = builders.into_iter().map(Builder::finish).collect();
     Ok(RawTable {
-        file: file.to_path_buf(),
+        files: vec![file.to_path_buf()],
         columns,
         rows,
     })
@@ -345,8 +402,7 @@ impl Builder {
                         let code = u32::try_from(self.names.len())
                             .map_err(|_| "more than 4 billion categories".to_string())?;
                         self.known.insert(cell.to_string(), code);
-                        self.names.push(Name {
-                            text: cell.to_string(),
+                        self.names.push(Name { text: cell.to_string(), file: 0,
                             line: 0,
                             column: 0,
                         });

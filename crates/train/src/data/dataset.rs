@@ -82,16 +82,67 @@ impl Split {
     }
 }
 
-/// Where validation data comes from.
+/// Where data that is not trained on comes from.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Validation {
+pub enum Holdout {
     /// There is none.
     #[default]
     None,
     /// This part of the training data, strictly between 0 and 1.
     Fraction(f64),
-    /// Files of their own: a path or pattern, of the same kind as the training path.
-    Path(String),
+    /// Files of their own: paths or patterns, of the same kind as the training path.
+    Paths(Vec<String>),
+}
+
+impl Holdout {
+    fn fraction(&self) -> Option<f64> {
+        match self {
+            Self::Fraction(fraction) => Some(*fraction),
+            Self::None | Self::Paths(_) => None,
+        }
+    }
+
+    pub(super) fn paths(&self) -> Option<&[String]> {
+        match self {
+            Self::Paths(paths) => Some(paths),
+            Self::None | Self::Fraction(_) => None,
+        }
+    }
+}
+
+/// What is held out from training.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Splits {
+    /// For steering the run.
+    pub validation: Holdout,
+    /// For one look at the end.
+    pub test: Holdout,
+}
+
+impl Splits {
+    /// Nothing is held out.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// This fraction is held out for validation.
+    pub fn validation(fraction: f64) -> Self {
+        Self {
+            validation: Holdout::Fraction(fraction),
+            test: Holdout::None,
+        }
+    }
+}
+
+/// The datasets of a run.
+#[derive(Clone)]
+pub struct Parts {
+    /// What the model learns from.
+    pub training: Arc<dyn Dataset>,
+    /// What training is steered by.
+    pub validation: Option<Arc<dyn Dataset>>,
+    /// What is looked at once, at the end.
+    pub test: Option<Arc<dyn Dataset>>,
 }
 
 /// The rows of another dataset, chosen and ordered.
@@ -111,46 +162,77 @@ impl<D: Dataset> Dataset for Subset<D> {
     }
 }
 
-/// The number of training samples when the last `fraction` of `count` is kept for validation.
+/// Where training ends and where validation ends; the test part follows.
 ///
-/// `floor((1 − fraction) · count)`, which is nanoGPT's `int(0.9 * n)` for 0.1.
-pub(super) fn training_part(count: usize, fraction: f64, noun: &str) -> Result<usize> {
-    if !(fraction > 0.0 && fraction < 1.0) {
-        return Err(Error::config(format!(
-            "expected a validation fraction between 0 and 1 (both excluded), got {fraction}"
-        )));
+/// Training ends at `floor((1 − validation − test) · count)`, which is nanoGPT's `int(0.9 * n)` for
+/// 0.1. Both ends are `count` without fractions.
+pub(super) fn split_points(count: usize, splits: &Splits, noun: &str) -> Result<[usize; 2]> {
+    let (validation, test) = (splits.validation.fraction(), splits.test.fraction());
+    for (name, fraction) in [("validation", validation), ("test", test)] {
+        if let Some(fraction) = fraction
+            && !(fraction > 0.0 && fraction < 1.0)
+        {
+            return Err(Error::config(format!(
+                "expected a {name} fraction between 0 and 1 (both excluded), got {fraction:?}"
+            )));
+        }
     }
-    let training = ((1.0 - fraction) * count as f64) as usize;
-    let nothing = |what: &str| {
-        Error::config(format!(
-            "a validation fraction of {fraction} of {} leaves nothing to {what}",
-            counted(count, noun)
-        ))
+    let held = validation.unwrap_or(0.0) + test.unwrap_or(0.0);
+    let first = (((1.0 - held) * count as f64) as usize).min(count);
+    let second = match test {
+        // Without a test part, rounding must not open a gap after validation.
+        None => count,
+        Some(_) if validation.is_none() => first,
+        Some(test) => (((1.0 - test) * count as f64) as usize).clamp(first, count),
     };
-    if training == 0 {
-        return Err(nothing("train on"));
+    let nothing = |purpose: &str| {
+        let parts: Vec<String> = [("validation", validation), ("test", test)]
+            .iter()
+            .filter_map(|(name, fraction)| Some(format!("a {name} fraction of {:?}", (*fraction)?)))
+            .collect();
+        let verb = if parts.len() == 1 { "leaves" } else { "leave" };
+        Err(Error::config(format!(
+            "{} of {} {verb} nothing to {purpose}",
+            parts.join(" and "),
+            counted(count, noun)
+        )))
+    };
+    if first == 0 {
+        return nothing("train on");
     }
-    if training >= count {
-        return Err(nothing("validate on"));
+    if validation.is_some() && first == second {
+        return nothing("validate on");
     }
-    Ok(training)
+    if test.is_some() && second == count {
+        return nothing("test on");
+    }
+    Ok([first, second])
+}
+
+/// Row numbers of one part each, ascending.
+pub(super) struct SplitRows {
+    pub training: Vec<usize>,
+    pub validation: Vec<usize>,
+    pub test: Vec<usize>,
 }
 
 // The split must not follow the shuffling streams, which are numbered by epoch.
 const SPLIT_STREAM: u64 = 0x7370_6c69_7400;
 
-/// Row numbers for training and validation, chosen by `seed` alone; both ascending.
-pub(super) fn split_rows(
-    count: usize,
-    fraction: f64,
-    seed: u64,
-) -> Result<(Vec<usize>, Vec<usize>)> {
-    let training = training_part(count, fraction, "row")?;
-    let mut rows = Philox::new(seed, SPLIT_STREAM).permutation(count);
-    let mut validation = rows.split_off(training);
-    rows.sort_unstable();
-    validation.sort_unstable();
-    Ok((rows, validation))
+/// Divides rows by `seed` alone. Without fractions, all are training rows.
+pub(super) fn split_rows(count: usize, splits: &Splits, seed: u64) -> Result<SplitRows> {
+    let [first, second] = split_points(count, splits, "row")?;
+    let mut training = Philox::new(seed, SPLIT_STREAM).permutation(count);
+    let mut test = training.split_off(second);
+    let mut validation = training.split_off(first);
+    for part in [&mut training, &mut validation, &mut test] {
+        part.sort_unstable();
+    }
+    Ok(SplitRows {
+        training,
+        validation,
+        test,
+    })
 }
 
 #[cfg(test)]
@@ -158,52 +240,85 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn splits(validation: Option<f64>, test: Option<f64>) -> Splits {
+        let holdout = |fraction: Option<f64>| fraction.map_or(Holdout::None, Holdout::Fraction);
+        Splits {
+            validation: holdout(validation),
+            test: holdout(test),
+        }
+    }
+
     proptest! {
         #[test]
-        fn a_split_is_a_partition(count in 2usize..500, fraction in 0.01f64..0.99, seed: u64) {
-            match split_rows(count, fraction, seed) {
-                Ok((training, validation)) => {
-                    prop_assert!(!training.is_empty() && !validation.is_empty());
-                    let mut all = [training, validation].concat();
+        fn a_split_is_a_partition(
+            count in 1usize..500,
+            validation in proptest::option::of(0.01f64..0.6),
+            test in proptest::option::of(0.01f64..0.6),
+            seed: u64,
+        ) {
+            match split_rows(count, &splits(validation, test), seed) {
+                Ok(rows) => {
+                    prop_assert!(!rows.training.is_empty());
+                    prop_assert_eq!(rows.validation.is_empty(), validation.is_none());
+                    prop_assert_eq!(rows.test.is_empty(), test.is_none());
+                    let mut all = [rows.training, rows.validation, rows.test].concat();
                     all.sort_unstable();
                     prop_assert!(all.into_iter().eq(0..count));
                 }
-                Err(error) => prop_assert!(error.to_string().contains("leaves nothing"), "{}", error),
+                Err(error) => prop_assert!(error.to_string().contains(" nothing to "), "{}", error),
             }
         }
     }
 
     #[test]
     fn the_fraction_rounds_like_nanogpt() {
-        assert_eq!(training_part(1_115_394, 0.1, "token").unwrap(), 1_003_854);
-        assert_eq!(training_part(10, 0.2, "row").unwrap(), 8);
+        assert_eq!(
+            split_points(1_115_394, &Splits::validation(0.1), "token").unwrap(),
+            [1_003_854, 1_115_394]
+        );
+        assert_eq!(
+            split_points(10, &splits(Some(0.2), Some(0.1)), "row").unwrap(),
+            [7, 9]
+        );
+        assert_eq!(
+            split_points(10, &splits(None, Some(0.1)), "row").unwrap(),
+            [9, 9]
+        );
+        assert_eq!(split_points(10, &Splits::none(), "row").unwrap(), [10, 10]);
     }
 
     #[test]
     fn impossible_fractions_are_refused() {
         for fraction in [0.0, 1.0, -0.1, f64::NAN, 2.0] {
-            let message = training_part(10, fraction, "row").unwrap_err().to_string();
+            let message = split_points(10, &Splits::validation(fraction), "row")
+                .unwrap_err()
+                .to_string();
             assert!(
                 message.starts_with("expected a validation fraction"),
                 "{message}"
             );
+            let message = split_points(10, &splits(None, Some(fraction)), "row")
+                .unwrap_err()
+                .to_string();
+            assert!(message.starts_with("expected a test fraction"), "{message}");
         }
-        let message = training_part(1, 0.5, "row").unwrap_err().to_string();
+        let message = split_points(3, &splits(Some(0.4), Some(0.9)), "row")
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             message,
-            "a validation fraction of 0.5 of 1 row leaves nothing to train on"
+            "a validation fraction of 0.4 and a test fraction of 0.9 of 3 rows leave nothing to train on"
         );
     }
 
     #[test]
     fn the_seed_chooses_the_rows() {
-        assert_eq!(
-            split_rows(100, 0.3, 1).unwrap(),
-            split_rows(100, 0.3, 1).unwrap()
-        );
-        assert_ne!(
-            split_rows(100, 0.3, 1).unwrap(),
-            split_rows(100, 0.3, 2).unwrap()
-        );
+        let rows = |seed| {
+            split_rows(100, &Splits::validation(0.3), seed)
+                .unwrap()
+                .validation
+        };
+        assert_eq!(rows(1), rows(1));
+        assert_ne!(rows(1), rows(2));
     }
 }

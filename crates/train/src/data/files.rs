@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use entrenar_base::{Error, Result};
+use entrenar_base::{Error, ErrorKind, Result};
 
 use super::report::{shown, unusable};
 
@@ -94,9 +94,9 @@ fn find_one(directory: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
         }
     }
     if files.is_empty() {
-        return Err(unusable(
-            directory,
-            format!("the pattern {} matches no file here", shown(pattern)),
+        return Err(Error::new(
+            ErrorKind::Io,
+            format!("{}: the pattern matches no file", literal.display()),
         ));
     }
     Ok(files)

@@ -11,18 +11,19 @@ use std::sync::Arc;
 use entrenar_base::{Array, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::dataset::{Batch, Dataset, Subset, Validation, split_rows};
+use super::dataset::{Batch, Dataset, Parts, Splits, Subset, split_rows};
 use super::idx::read_idx;
 use super::report::unusable;
+use super::scaling::{Scaling, check_scale};
 
 /// How pixels and labels become numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImagePreprocessing {
     /// Height and width in pixels; there is one channel.
     pub size: [usize; 2],
-    /// Mean of the training pixels on the scale 0 to 1.
+    /// What is subtracted, on the scale 0 to 1.
     pub mean: f64,
-    /// Deviation of the training pixels on the scale 0 to 1.
+    /// What is divided by, on the scale 0 to 1.
     pub std: f64,
     /// Label names in the order of their numbers.
     pub labels: Vec<String>,
@@ -183,44 +184,25 @@ impl Dataset for Images {
 /// A directory of IDX files read for training.
 pub struct ImageData {
     preprocessing: ImagePreprocessing,
-    training: Arc<dyn Dataset>,
-    validation: Option<Arc<dyn Dataset>>,
-    test: Option<Arc<dyn Dataset>>,
+    parts: Parts,
 }
 
 impl ImageData {
     /// Reads `train-images`, `train-labels` and, where present, the `t10k` pair of a directory.
     ///
-    /// `normalization` is (mean, std) on the scale 0 to 1; `None` takes it from the training images.
-    /// [`Validation::Path`] names another directory, whose `t10k` files (else its `train` files) are
-    /// the validation data.
+    /// The test part is the `t10k` files, unless `splits` says otherwise. Paths in `splits` name
+    /// directories (relative to `directory`) whose `t10k` files, else their `train` files, are used.
     ///
     /// # Errors
     ///
     /// A missing file, with the names that were looked for; a file that is no IDX file of bytes or
     /// whose sizes contradict it; a split that leaves nothing on one side.
-    pub fn open(
-        directory: &Path,
-        validation: &Validation,
-        normalization: Option<(f64, f64)>,
-        seed: u64,
-    ) -> Result<Self> {
+    pub fn open(directory: &Path, splits: &Splits, scaling: &Scaling, seed: u64) -> Result<Self> {
+        scaling.check(1, "channel")?;
         let [images, labels] = require_pair(directory, "train")?;
         let all = Images::read(&images, &labels)?;
-        let count = all.count;
-        let (training_rows, validation_rows) = match validation {
-            Validation::Fraction(fraction) => split_rows(count, *fraction, seed)?,
-            Validation::None | Validation::Path(_) => ((0..count).collect(), Vec::new()),
-        };
-        let (mean, std) = match normalization {
-            Some((mean, std)) if mean.is_finite() && std.is_finite() && std > 0.0 => (mean, std),
-            Some((mean, std)) => {
-                return Err(Error::config(format!(
-                    "expected a finite image mean and a positive deviation, got {mean} and {std}"
-                )));
-            }
-            None => all.statistics(&training_rows),
-        };
+        let rows = split_rows(all.count, splits, seed)?;
+        let (mean, std) = scaling.mean_std(0, || Ok(all.statistics(&rows.training)))?;
         let classes = all
             .labels()
             .iter()
@@ -239,27 +221,41 @@ impl ImageData {
             labels: (0..classes).map(|label| label.to_string()).collect(),
         };
         let all = Arc::new(all.normalize(mean, std));
-        let validation: Option<Arc<dyn Dataset>> = match validation {
-            Validation::None => None,
-            Validation::Fraction(_) => Some(Arc::new(Subset {
-                data: Arc::clone(&all),
-                rows: validation_rows,
-            })),
-            Validation::Path(path) => Some(preprocessing.read(&directory.join(path))?),
-        };
-        let test = match find_pair(directory, "t10k")? {
-            Some([images, labels]) => Some(preprocessing.read_pair(&images, &labels)?),
-            None => None,
-        };
+        let part =
+            |rows: Vec<usize>, paths: Option<&[String]>| -> Result<Option<Arc<dyn Dataset>>> {
+                Ok(match paths {
+                    Some([path]) => Some(preprocessing.read(&directory.join(path), true)?),
+                    Some(paths) => {
+                        return Err(Error::config(format!(
+                            "expected one directory of images, got {}",
+                            paths.len()
+                        )));
+                    }
+                    None if rows.is_empty() => None,
+                    None => Some(Arc::new(Subset {
+                        data: Arc::clone(&all),
+                        rows,
+                    })),
+                })
+            };
+        let validation = part(rows.validation, splits.validation.paths())?;
+        let mut test = part(rows.test, splits.test.paths())?;
+        if test.is_none()
+            && let Some([images, labels]) = find_pair(directory, "t10k")?
+        {
+            test = Some(preprocessing.read_pair(&images, &labels)?);
+        }
         let training = Arc::new(Subset {
             data: all,
-            rows: training_rows,
+            rows: rows.training,
         });
         Ok(Self {
             preprocessing,
-            training,
-            validation,
-            test,
+            parts: Parts {
+                training,
+                validation,
+                test,
+            },
         })
     }
 
@@ -268,19 +264,9 @@ impl ImageData {
         &self.preprocessing
     }
 
-    /// The training images.
-    pub fn training(&self) -> Arc<dyn Dataset> {
-        Arc::clone(&self.training)
-    }
-
-    /// The images kept for validation, or those of the validation directory.
-    pub fn validation(&self) -> Option<Arc<dyn Dataset>> {
-        self.validation.clone()
-    }
-
-    /// The `t10k` images.
-    pub fn test(&self) -> Option<Arc<dyn Dataset>> {
-        self.test.clone()
+    /// The images, divided.
+    pub fn parts(&self) -> Parts {
+        self.parts.clone()
     }
 }
 
@@ -293,12 +279,7 @@ impl ImagePreprocessing {
                 self.size[0], self.size[1]
             ));
         }
-        if !(self.mean.is_finite() && self.std.is_finite() && self.std > 0.0) {
-            return Err(format!(
-                "mean {} and deviation {} scale nothing",
-                self.mean, self.std
-            ));
-        }
+        check_scale("pixels", self.mean, self.std)?;
         if self.labels.is_empty() {
             return Err("there are no labels".into());
         }
@@ -306,13 +287,20 @@ impl ImagePreprocessing {
     }
 
     /// Reads the labelled images of a directory (its `t10k` files, else its `train` files), or the
-    /// images of a single IDX file, which then have no targets.
+    /// images of a single IDX file, which then have no targets. `require_target` makes the latter an
+    /// error (for evaluation).
     ///
     /// # Errors
     ///
     /// As [`ImageData::open`]; images of another size and labels that training did not know.
-    pub fn read(&self, path: &Path) -> Result<Arc<dyn Dataset>> {
+    pub fn read(&self, path: &Path, require_target: bool) -> Result<Arc<dyn Dataset>> {
         if path.is_file() {
+            if require_target {
+                return Err(unusable(
+                    path,
+                    "expected a directory of IDX files with labels, got a single file",
+                ));
+            }
             let all = Images::read_unlabelled(path)?;
             all.check_against(self, path, path)?;
             return Ok(Arc::new(all.normalize(self.mean, self.std)));

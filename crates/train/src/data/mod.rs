@@ -8,7 +8,8 @@
 //! allocation larger than the file justifies; the same seed gives the same
 //! batches, whatever the timing, and a loader resumes exactly at any batch.
 //! Files: `files` finds, `csv_file` and `idx` parse, `text`, `table` and
-//! `image` encode, `dataset` and `order` define, `loader` runs.
+//! `image` encode, `dataset` and `order` define, `loader` runs, `open` starts
+//! from a config.
 
 mod csv_file;
 mod dataset;
@@ -16,22 +17,26 @@ mod files;
 mod idx;
 mod image;
 mod loader;
+mod open;
 mod order;
 mod preprocessing;
 mod report;
+mod scaling;
 mod table;
+mod table_encoding;
 mod text;
 mod tokenizer;
 
 pub use csv_file::{ColumnKind, Missing};
-pub use dataset::{Batch, Dataset, Split, Validation};
+pub use dataset::{Batch, Dataset, Holdout, Parts, Split, Splits};
 pub use files::find_files;
 pub use image::{ImageData, ImagePreprocessing, Images};
 pub use loader::{Epoch, Loader, LoaderConfig};
+pub use open::{OpenedData, open_data};
 pub use order::{LoaderState, Order};
 pub use preprocessing::{PREPROCESS_FILE, Preprocessing, TextPreprocessing};
-pub use table::{
-    Column, Feature, Rows, TableData, TablePreprocessing, TableSpec, TargetEncoding, TargetKind,
-};
+pub use scaling::Scaling;
+pub use table::{TableData, TableSpec, TargetKind};
+pub use table_encoding::{Feature, Rows, TablePreprocessing, TargetEncoding};
 pub use text::{CoveringWindows, RandomWindows, TextData, TextUnit, Tokens, read_tokens};
 pub use tokenizer::{ByteTokenizer, CharTokenizer, Tokenizer};

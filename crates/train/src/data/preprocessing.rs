@@ -7,13 +7,18 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use entrenar_base::{Error, Result};
+use entrenar_io::write_atomic;
 use serde::{Deserialize, Serialize};
 
+use super::dataset::Dataset;
+use super::files::find_files;
 use super::image::ImagePreprocessing;
 use super::report::unusable;
-use super::table::TablePreprocessing;
+use super::table_encoding::TablePreprocessing;
+use super::text::{CoveringWindows, read_tokens};
 use super::tokenizer::Tokenizer;
 
 /// The name of the file beside the model.
@@ -128,7 +133,7 @@ impl Preprocessing {
     ///
     /// What the file system reports.
     pub fn save(&self, directory: &Path) -> Result<()> {
-        crate::run::write_atomic(&directory.join(PREPROCESS_FILE), self.to_json()?.as_bytes())
+        write_atomic(directory.join(PREPROCESS_FILE), self.to_json()?.as_bytes())
     }
 
     /// Reads `preprocess.json` of a model directory.
@@ -146,6 +151,57 @@ impl Preprocessing {
             _ => Error::io(&file, "cannot read the file", error),
         })?;
         Self::from_json(&text, &file)
+    }
+
+    /// Reads other files as training read its own: tables, or a directory of images, or text covered
+    /// window by window. `require_target` makes missing targets an error (for evaluation); without
+    /// it, batches of such data have none. Paths and patterns are relative to `directory`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the files, and labels, categories or characters that training did not know.
+    pub fn read<S: AsRef<str>>(
+        &self,
+        directory: &Path,
+        patterns: &[S],
+        require_target: bool,
+    ) -> Result<Arc<dyn Dataset>> {
+        match self {
+            Self::Text(text) => {
+                let tokens = read_tokens(directory, patterns, &text.tokenizer)?;
+                Ok(Arc::new(CoveringWindows::new(
+                    Arc::new(tokens),
+                    text.context_length,
+                )?))
+            }
+            Self::Table(table) => Ok(Arc::new(
+                table.read(&find_files(directory, patterns)?, require_target)?,
+            )),
+            Self::Image(image) => match patterns {
+                [path] => image.read(&directory.join(path.as_ref()), require_target),
+                _ => Err(Error::config(format!(
+                    "expected one directory of images, got {} paths",
+                    patterns.len()
+                ))),
+            },
+        }
+    }
+
+    /// The shape of one input sample, without the batch: `[time]`, `[features]` or `[1, height, width]`.
+    pub fn sample_shape(&self) -> Vec<usize> {
+        match self {
+            Self::Text(text) => vec![text.context_length],
+            Self::Table(table) => table.sample_shape(),
+            Self::Image(image) => vec![1, image.size[0], image.size[1]],
+        }
+    }
+
+    /// How many outputs the model needs: tokens, labels, or 1 for a number.
+    pub fn outputs(&self) -> usize {
+        match self {
+            Self::Text(text) => text.tokenizer.vocabulary_size(),
+            Self::Table(_) | Self::Image(_) => self.labels().len().max(1),
+        }
     }
 
     /// Label names in the order of their numbers; empty where there are none.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use entrenar_base::{Array, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::dataset::{Batch, Dataset, Validation, training_part};
+use super::dataset::{Batch, Dataset, Parts, Splits, split_points};
 use super::files::{find_files, read_file};
 use super::report::{counted, fault_at};
 use super::tokenizer::{CharTokenizer, Tokenizer};
@@ -211,15 +211,16 @@ fn windows(
 /// # Examples
 ///
 /// ```
-/// use entrenar_train::data::{Dataset, TextData, TextUnit, Validation};
+/// use entrenar_train::data::{Dataset, Splits, TextData, TextUnit};
 ///
 /// let directory = tempfile::tempdir().unwrap();
 /// std::fs::write(directory.path().join("a.txt"), "to be or not to be").unwrap();
-/// let data = TextData::open(directory.path(), &["*.txt"], TextUnit::Char, &Validation::Fraction(0.3), 4)?;
+/// let data = TextData::open(directory.path(), &["*.txt"], TextUnit::Char, &Splits::validation(0.3), 4)?;
 /// assert_eq!(data.tokenizer().vocabulary_size(), 7); // space b e n o r t
-/// assert_eq!(data.training_tokens(), 12);
-/// let batch = data.training().batch(&[0])?;
-/// assert_eq!(data.tokenizer().decode(&batch.inputs.to_vec::<i64>()?.iter().map(|&id| id as u32).collect::<Vec<_>>())?, "to b");
+/// assert_eq!(data.token_counts(), [12, 6, 0]);
+/// let batch = data.parts().training.batch(&[0])?;
+/// let ids: Vec<u32> = batch.inputs.to_vec::<i64>()?.iter().map(|&id| id as u32).collect();
+/// assert_eq!(data.tokenizer().decode(&ids)?, "to b");
 /// # Ok::<(), entrenar_base::Error>(())
 /// ```
 pub struct TextData {
@@ -227,12 +228,13 @@ pub struct TextData {
     context_length: usize,
     training: Arc<Tokens>,
     validation: Option<Arc<Tokens>>,
+    test: Option<Arc<Tokens>>,
 }
 
 impl TextData {
     /// Reads the files of `patterns` (relative to `directory`), joined in order.
     ///
-    /// A validation fraction keeps the last part of the joined text, contiguous.
+    /// Fractions hold out the end of the joined text, contiguous: training, validation, test.
     ///
     /// # Errors
     ///
@@ -242,7 +244,7 @@ impl TextData {
         directory: &Path,
         patterns: &[S],
         unit: TextUnit,
-        validation: &Validation,
+        splits: &Splits,
         context_length: usize,
     ) -> Result<Self> {
         if context_length == 0 {
@@ -250,39 +252,46 @@ impl TextData {
                 "expected a context length of at least 1, got 0",
             ));
         }
-        let files = find_files(directory, patterns)?;
-        let training_parts = read_parts(&files, unit)?;
-        let validation_files = match validation {
-            Validation::Path(path) => Some(find_files(directory, &[path])?),
-            Validation::None | Validation::Fraction(_) => None,
+        let joined = read_parts(&find_files(directory, patterns)?, unit)?;
+        let own_files = |paths: Option<&[String]>| match paths {
+            Some(paths) => Ok(Some(read_parts(&find_files(directory, paths)?, unit)?)),
+            None => Ok(None),
         };
-        let validation_parts = match &validation_files {
-            Some(files) => Some(read_parts(files, unit)?),
-            None => None,
-        };
+        let own = [
+            own_files(splits.validation.paths())?,
+            own_files(splits.test.paths())?,
+        ];
         let tokenizer = match unit {
             TextUnit::Byte => Tokenizer::bytes(),
             TextUnit::Char => {
-                // The vocabulary is a list of characters, nothing learnt: taking it from both parts
+                // The vocabulary is a list of characters, nothing learnt: taking it from all parts
                 // keeps a rare character of the validation text from stopping the run.
-                let parts = training_parts
-                    .iter()
-                    .chain(validation_parts.iter().flatten());
-                Tokenizer::Char(CharTokenizer::from_texts(parts.filter_map(Part::text)))
+                let all = joined.iter().chain(own.iter().flatten().flatten());
+                Tokenizer::Char(CharTokenizer::from_texts(all.filter_map(Part::text)))
             }
         };
-        let mut training = encode_parts(&tokenizer, &training_parts)?;
-        let validation = match validation {
-            Validation::None => None,
-            Validation::Path(_) => Some(encode_parts(
-                &tokenizer,
-                &validation_parts.unwrap_or_default(),
-            )?),
-            Validation::Fraction(fraction) => {
-                let at = training_part(training.len(), *fraction, "token")?;
-                Some(training.split_off(at))
-            }
-        };
+        let mut training = encode_parts(&tokenizer, &joined)?;
+        drop(joined);
+        let [first, second] = split_points(training.len(), splits, "token")?;
+        let (last, middle) = (training.split_off(second), training.split_off(first));
+        let [own_validation, own_test] = own;
+        let held =
+            |name: &str, own: Option<Vec<Part>>, cut: Tokens| -> Result<Option<Arc<Tokens>>> {
+                let tokens = match own {
+                    Some(parts) => encode_parts(&tokenizer, &parts)?,
+                    None if cut.is_empty() => return Ok(None),
+                    None => cut,
+                };
+                if tokens.len() < 2 {
+                    return Err(Error::config(format!(
+                        "expected at least 2 {name} tokens, got {}",
+                        tokens.len()
+                    )));
+                }
+                Ok(Some(Arc::new(tokens)))
+            };
+        let validation = held("validation", own_validation, middle)?;
+        let test = held("test", own_test, last)?;
         if training.len() <= context_length {
             return Err(Error::config(format!(
                 "a context length of {context_length} needs at least {} training tokens, got {}",
@@ -290,19 +299,12 @@ impl TextData {
                 training.len()
             )));
         }
-        if let Some(validation) = &validation
-            && validation.len() < 2
-        {
-            return Err(Error::config(format!(
-                "expected at least 2 validation tokens, got {}",
-                validation.len()
-            )));
-        }
         Ok(Self {
-            tokenizer,
-            context_length,
             training: Arc::new(training),
-            validation: validation.map(Arc::new),
+            validation,
+            test,
+            context_length,
+            tokenizer,
         })
     }
 
@@ -311,31 +313,40 @@ impl TextData {
         &self.tokenizer
     }
 
-    /// The number of training tokens.
-    pub fn training_tokens(&self) -> usize {
-        self.training.len()
+    /// The numbers of training, validation and test tokens.
+    pub fn token_counts(&self) -> [usize; 3] {
+        let count = |tokens: &Option<Arc<Tokens>>| tokens.as_ref().map_or(0, |tokens| tokens.len());
+        [
+            self.training.len(),
+            count(&self.validation),
+            count(&self.test),
+        ]
     }
 
-    /// The number of validation tokens.
-    pub fn validation_tokens(&self) -> usize {
-        self.validation.as_ref().map_or(0, |tokens| tokens.len())
-    }
-
-    /// Windows that begin anywhere in the training text, for random order.
-    pub fn training(&self) -> Arc<dyn Dataset> {
-        Arc::new(RandomWindows {
+    /// Training windows that begin anywhere (for random order); validation and test covered once.
+    pub fn parts(&self) -> Parts {
+        let windows = RandomWindows {
             tokens: Arc::clone(&self.training),
             context_length: self.context_length,
-        })
+        };
+        Parts {
+            training: Arc::new(windows),
+            validation: self.validation.as_ref().map(|tokens| self.covering(tokens)),
+            test: self.test.as_ref().map(|tokens| self.covering(tokens)),
+        }
     }
 
-    /// Windows that cover the validation text once, in order.
-    pub fn validation(&self) -> Option<Arc<dyn Dataset>> {
-        let tokens = Arc::clone(self.validation.as_ref()?);
-        Some(Arc::new(CoveringWindows {
-            tokens,
+    /// Training windows side by side, for those who want the text in order or in shuffled pieces.
+    pub fn covering_training(&self) -> Arc<dyn Dataset> {
+        self.covering(&self.training)
+    }
+
+    // `open` refused parts of fewer than two tokens and an empty context.
+    fn covering(&self, tokens: &Arc<Tokens>) -> Arc<dyn Dataset> {
+        Arc::new(CoveringWindows {
+            tokens: Arc::clone(tokens),
             context_length: self.context_length,
-        }))
+        })
     }
 }
 

@@ -9,8 +9,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use entrenar_base::{Error, Result};
-
-use super::atomic::write_atomic;
+use entrenar_io::write_atomic;
 
 const LOCK: &str = ".lock";
 

@@ -10,11 +10,11 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use entrenar_base::{Error, Result};
+use entrenar_base::{Error, ErrorKind, Result};
+use entrenar_io::write_atomic;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
-use super::atomic::write_atomic;
 use crate::data::Split;
 
 /// A number that remembers its precision, so that it is printed no longer than it is.
@@ -333,7 +333,7 @@ fn read_lines(path: &Path) -> Result<Vec<(String, Record)>> {
             Err(_) if Some(index) == last => {}
             Err(problem) => {
                 return Err(Error::new(
-                    entrenar_base::ErrorKind::Format,
+                    ErrorKind::Format,
                     format!("{}:{}: {problem}", path.display(), index + 1),
                 ));
             }

@@ -6,7 +6,6 @@
 //! [`EarlyStopping`] and [`Best`] decide. None of them knows the training
 //! loop; the loop (`crate::trainer`) calls them.
 
-mod atomic;
 mod best;
 mod directory;
 mod metrics;
@@ -14,7 +13,6 @@ mod plot;
 mod progress;
 mod signals;
 
-pub use atomic::write_atomic;
 pub use best::{Best, EarlyStopping, Mode, Verdict};
 pub use directory::{RunDirectory, RunPlace};
 pub use metrics::{MetricsWriter, Number, Record, Throughput, read_metrics};

@@ -2,8 +2,8 @@
 
 use entrenar_base::Error;
 use entrenar_train::data::{
-    Column, ColumnKind, ImageData, Loader, LoaderConfig, Missing, Preprocessing, TableData,
-    TableSpec, TargetKind, TextData, TextUnit, Tokenizer, Validation, read_tokens,
+    ColumnKind, Holdout, ImageData, Loader, LoaderConfig, Missing, Preprocessing, Scaling, Splits,
+    TableData, TableSpec, TargetKind, TextData, TextUnit, Tokenizer, read_tokens,
 };
 use insta::assert_snapshot;
 
@@ -11,14 +11,15 @@ use super::{Place, gzip, idx};
 
 /// The message for a table of these bytes.
 fn table_error(csv: impl AsRef<[u8]>, spec: &TableSpec) -> String {
-    table_error_with(csv, spec, &Validation::None)
+    table_error_with(csv, spec, &Splits::none())
 }
 
-fn table_error_with(csv: impl AsRef<[u8]>, spec: &TableSpec, validation: &Validation) -> String {
+fn table_error_with(csv: impl AsRef<[u8]>, spec: &TableSpec, validation: &Splits) -> String {
     let place = Place::new();
     place.write("t.csv", csv);
-    let error = TableData::open(place.path(), "t.csv", spec, validation, 0)
-        .err().expect("an error");
+    let error = TableData::open(place.path(), &["t.csv"], spec, validation, 0)
+        .err()
+        .expect("an error");
     place.told(error)
 }
 
@@ -27,12 +28,12 @@ fn classes() -> TableSpec {
 }
 
 fn with_features(features: &[(&str, ColumnKind)]) -> TableSpec {
-    let columns = features.iter().map(|&(name, kind)| Column {
-        name: name.into(),
-        kind,
-    });
     TableSpec {
-        features: Some(columns.collect()),
+        features: Some(features.iter().map(|(name, _)| name.to_string()).collect()),
+        kinds: features
+            .iter()
+            .map(|&(name, kind)| (name.to_string(), kind))
+            .collect(),
         ..classes()
     }
 }
@@ -40,7 +41,7 @@ fn with_features(features: &[(&str, ColumnKind)]) -> TableSpec {
 fn text_error(
     files: &[(&str, &[u8])],
     patterns: &[&str],
-    validation: &Validation,
+    validation: &Splits,
     context: usize,
 ) -> String {
     let place = Place::new();
@@ -48,7 +49,8 @@ fn text_error(
         place.write(name, bytes);
     }
     let error = TextData::open(place.path(), patterns, TextUnit::Char, validation, context)
-        .err().expect("an error");
+        .err()
+        .expect("an error");
     place.told(error)
 }
 
@@ -58,8 +60,9 @@ fn image_error(files: &[(&str, Vec<u8>)]) -> String {
     for (name, bytes) in files {
         place.write(name, bytes);
     }
-    let error: Error = ImageData::open(place.path(), &Validation::None, None, 0)
-        .err().expect("an error");
+    let error: Error = ImageData::open(place.path(), &Splits::none(), &Scaling::None, 0)
+        .err()
+        .expect("an error");
     place.told(error)
 }
 
@@ -124,17 +127,14 @@ fn columns_that_do_not_fit() {
 #[test]
 fn splits_that_leave_nothing() {
     let one_row = TableSpec {
-        features: Some(vec![Column {
-            name: "a".into(),
-            kind: ColumnKind::Numeric,
-        }]),
+        features: Some(vec!["a".into()]),
         ..TableSpec::new("y", TargetKind::Number)
     };
-    assert_snapshot!(table_error_with("a,y\n1,2\n", &one_row, &Validation::Fraction(0.1)), @"a validation fraction of 0.1 of 1 row leaves nothing to train on");
-    assert_snapshot!(table_error_with("a,y\n1,2\n3,4\n", &one_row, &Validation::Fraction(1.5)), @"expected a validation fraction between 0 and 1 (both excluded), got 1.5");
-    assert_snapshot!(text_error(&[("a.txt", b"abc")], &["a.txt"], &Validation::Fraction(1e-20), 1), @"a validation fraction of 0.00000000000000000001 of 3 tokens leaves nothing to validate on");
-    assert_snapshot!(text_error(&[("a.txt", b"abcdefghij")], &["a.txt"], &Validation::Fraction(0.1), 4), @"expected at least 2 validation tokens, got 1");
-    assert_snapshot!(text_error(&[("a.txt", b"abc")], &["a.txt"], &Validation::None, 3), @"a context length of 3 needs at least 4 training tokens, got 3");
+    assert_snapshot!(table_error_with("a,y\n1,2\n", &one_row, &Splits::validation(0.1)), @"a validation fraction of 0.1 of 1 row leaves nothing to train on");
+    assert_snapshot!(table_error_with("a,y\n1,2\n3,4\n", &one_row, &Splits::validation(1.5)), @"expected a validation fraction between 0 and 1 (both excluded), got 1.5");
+    assert_snapshot!(text_error(&[("a.txt", b"abc")], &["a.txt"], &Splits::validation(1e-20), 1), @"a validation fraction of 1e-20 of 3 tokens leaves nothing to validate on");
+    assert_snapshot!(text_error(&[("a.txt", b"abcdefghij")], &["a.txt"], &Splits::validation(0.1), 4), @"expected at least 2 validation tokens, got 1");
+    assert_snapshot!(text_error(&[("a.txt", b"abc")], &["a.txt"], &Splits::none(), 3), @"a context length of 3 needs at least 4 training tokens, got 3");
 }
 
 #[test]
@@ -144,29 +144,32 @@ fn later_files_with_names_that_training_did_not_know() {
     place.write("label.csv", "kind,a\ncat,red\ncats,red\n");
     place.write("category.csv", "kind,a\ncat,green\n");
     let spec = with_features(&[("a", ColumnKind::Categorical)]);
-    let validation = Validation::Path("label.csv".into());
-    let error = TableData::open(place.path(), "train.csv", &spec, &validation, 0)
+    let splits = Splits {
+        validation: Holdout::Paths(vec!["label.csv".into()]),
+        test: Holdout::None,
+    };
+    let error = TableData::open(place.path(), &["train.csv"], &spec, &splits, 0)
         .err()
         .unwrap();
     assert_snapshot!(place.told(error), @r#"DIR/label.csv:3:1: column "kind": unknown label "cats", did you mean "cat"? (training knew "cat", "dog")"#);
-    let data = TableData::open(place.path(), "train.csv", &spec, &Validation::None, 0).unwrap();
+    let data = TableData::open(place.path(), &["train.csv"], &spec, &Splits::none(), 0).unwrap();
     let error = data
         .preprocessing()
-        .read(&place.path().join("category.csv"), true)
+        .read(&[place.path().join("category.csv")], true)
         .err()
         .unwrap();
     assert_snapshot!(place.told(error), @r#"DIR/category.csv:2:5: column "a": unknown category "green" (training knew "blue", "red")"#);
     place.write("bare.csv", "a\nred\n");
     let error = data
         .preprocessing()
-        .read(&place.path().join("bare.csv"), true)
+        .read(&[place.path().join("bare.csv")], true)
         .err()
         .unwrap();
     assert_snapshot!(place.told(error), @r#"DIR/bare.csv: expected a column "kind" (the header has "a")"#);
     assert!(
         !data
             .preprocessing()
-            .read(&place.path().join("bare.csv"), false)
+            .read(&[place.path().join("bare.csv")], false)
             .unwrap()
             .has_targets()
     );
@@ -174,15 +177,15 @@ fn later_files_with_names_that_training_did_not_know() {
 
 #[test]
 fn texts_that_cannot_be_read() {
-    assert_snapshot!(text_error(&[], &["nothing.txt"], &Validation::None, 4), @"DIR/nothing.txt: no such file");
-    assert_snapshot!(text_error(&[("sub/a.md", b"x")], &["sub/*.txt"], &Validation::None, 4), @r#"DIR: the pattern "sub/*.txt" matches no file here"#);
-    assert_snapshot!(text_error(&[("sub/a.md", b"x")], &["sub"], &Validation::None, 4), @r#"DIR/sub: expected a file or a pattern, got a directory; "sub/**/*.txt" would take the text files in it"#);
-    assert_snapshot!(text_error(&[], &["a***b"], &Validation::None, 4), @r#""a***b" is no file pattern: wildcards are either regular `*` or recursive `**` at position 3"#);
-    assert_snapshot!(text_error(&[], &[], &Validation::None, 4), @"no data path was given");
-    assert_snapshot!(text_error(&[("a.txt", b"")], &["a.txt"], &Validation::None, 4), @"DIR/a.txt: the text is empty");
-    assert_snapshot!(text_error(&[("a.txt", b""), ("b.txt", b"")], &["*.txt"], &Validation::None, 4), @"the text is empty: 2 files without a byte");
-    assert_snapshot!(text_error(&[("a.txt", b"fine\nso \xc3\xa9 bad \xff")], &["a.txt"], &Validation::None, 4), @"DIR/a.txt:2:10: the text is not UTF-8 at byte 15 (0xff); byte-level tokens would take it");
-    assert_snapshot!(text_error(&[("a.txt", b"abc")], &["a.txt"], &Validation::None, 0), @"expected a context length of at least 1, got 0");
+    assert_snapshot!(text_error(&[], &["nothing.txt"], &Splits::none(), 4), @"DIR/nothing.txt: no such file");
+    assert_snapshot!(text_error(&[("sub/a.md", b"x")], &["sub/*.txt"], &Splits::none(), 4), @"DIR/sub/*.txt: the pattern matches no file");
+    assert_snapshot!(text_error(&[("sub/a.md", b"x")], &["sub"], &Splits::none(), 4), @r#"DIR/sub: expected a file or a pattern, got a directory; "sub/**/*.txt" would take the text files in it"#);
+    assert_snapshot!(text_error(&[], &["a***b"], &Splits::none(), 4), @r#""a***b" is no file pattern: wildcards are either regular `*` or recursive `**` at position 3"#);
+    assert_snapshot!(text_error(&[], &[], &Splits::none(), 4), @"no data path was given");
+    assert_snapshot!(text_error(&[("a.txt", b"")], &["a.txt"], &Splits::none(), 4), @"DIR/a.txt: the text is empty");
+    assert_snapshot!(text_error(&[("a.txt", b""), ("b.txt", b"")], &["*.txt"], &Splits::none(), 4), @"the text is empty: 2 files without a byte");
+    assert_snapshot!(text_error(&[("a.txt", b"fine\nso \xc3\xa9 bad \xff")], &["a.txt"], &Splits::none(), 4), @"DIR/a.txt:2:10: the text is not UTF-8 at byte 15 (0xff); byte-level tokens would take it");
+    assert_snapshot!(text_error(&[("a.txt", b"abc")], &["a.txt"], &Splits::none(), 0), @"expected a context length of at least 1, got 0");
     let place = Place::new();
     place.write("new.txt", "ab\nc€d");
     let error = read_tokens(
@@ -201,9 +204,9 @@ fn devices_are_not_read() {
     std::os::unix::fs::symlink("/dev/zero", place.path().join("endless.csv")).unwrap();
     let error = TableData::open(
         place.path(),
-        "endless.csv",
+        &["endless.csv"],
         &classes(),
-        &Validation::None,
+        &Splits::none(),
         0,
     )
     .err()
@@ -216,7 +219,7 @@ fn image_directories_that_are_none() {
     assert_snapshot!(image_error(&[]), @"DIR: no IDX images here: expected train-images-idx3-ubyte and train-labels-idx1-ubyte (or .gz)");
     assert_snapshot!(image_error(&[(IMAGES, idx(&[1, 1, 1], &[0]))]), @"DIR: the train images are here, but not the labels: expected train-labels-idx1-ubyte (or .gz)");
     let place = Place::new();
-    let error = ImageData::open(&place.path().join("no"), &Validation::None, None, 0)
+    let error = ImageData::open(&place.path().join("no"), &Splits::none(), &Scaling::None, 0)
         .err()
         .unwrap();
     assert_snapshot!(place.told(error), @"DIR/no: expected a directory of IDX files");
@@ -275,9 +278,9 @@ fn test_images_that_do_not_match_the_training_images() {
 fn loaders_that_have_nothing_to_load() {
     let place = Place::new();
     place.write("t.csv", "a,kind\n1,x\n2,y\n3,x\n");
-    let data = TableData::open(place.path(), "t.csv", &classes(), &Validation::None, 0).unwrap();
+    let data = TableData::open(place.path(), &["t.csv"], &classes(), &Splits::none(), 0).unwrap();
     let error = |config| {
-        Loader::new(data.training(), config)
+        Loader::new(data.parts().training, config)
             .err()
             .unwrap()
             .to_string()
@@ -303,5 +306,78 @@ fn preprocessing_that_was_tampered_with() {
     assert_snapshot!(
         told(r#"{"format_version":1,"data":"text","context_length":4,"tokenizer":{"type":"char","characters":"ba"}}"#), @"DIR/preprocess.json: the characters of a tokenizer must be sorted and distinct, got 'b' before 'a'");
     assert_snapshot!(
-        told(r#"{"format_version":1,"data":"image","size":[2,2],"mean":0.1,"std":0.0,"labels":["0"]}"#), @"DIR/preprocess.json: mean 0.1 and deviation 0 scale nothing");
+        told(r#"{"format_version":1,"data":"image","size":[2,2],"mean":0.1,"std":0.0,"labels":["0"]}"#), @"DIR/preprocess.json: pixels: mean 0.1 and deviation 0 scale nothing");
+}
+
+#[test]
+fn scales_that_do_not_fit() {
+    let with = |mean: Vec<f64>, std: Vec<f64>| TableSpec {
+        scaling: Scaling::Fixed { mean, std },
+        ..classes()
+    };
+    let csv = "a,b,kind\n1,2,x\n3,4,y\n";
+    assert_snapshot!(table_error(csv, &with(vec![0.0; 3], vec![1.0])), @"expected 1 or 2 numbers as mean for 2 numeric columns, got 3");
+    assert_snapshot!(table_error(csv, &with(vec![0.0], vec![1.0, 0.0])), @"expected a finite mean and a positive std to scale by, got 0 as std");
+    assert_snapshot!(table_error("a,kind\n1e38,x\n3,y\n", &with(vec![0.0], vec![1e-3])), @r#"DIR/t.csv: column "a", row 1: 1e38 is too far from the training rows (mean 0.0, deviation 0.001)"#);
+}
+
+#[test]
+fn columns_that_are_something_else() {
+    let ids: String = (0..1500).map(|row| format!("user-{row},{row}\n")).collect();
+    let csv = format!("id,value\n{ids}");
+    let identifier = TableSpec {
+        target: "value".into(),
+        target_kind: TargetKind::Number,
+        ..with_features(&[("id", ColumnKind::Categorical)])
+    };
+    assert_snapshot!(table_error(&csv, &identifier), @r#"DIR/t.csv: column "id" has 1500 categories, more than 1000: an identifier is no input"#);
+    let number = TableSpec {
+        target: "value".into(),
+        ..identifier
+    };
+    let number = TableSpec {
+        features: Some(vec!["value".into()]),
+        kinds: Default::default(),
+        target: "id".into(),
+        target_kind: TargetKind::Class,
+        ..number
+    };
+    assert_snapshot!(table_error(&csv, &number), @r#"DIR/t.csv: column "id" has 1500 different labels in 1500 rows: a number is learnt by regression"#);
+    let mut slip = with_features(&[("size", ColumnKind::Numeric)]);
+    slip.kinds.insert("sizes".into(), ColumnKind::Categorical);
+    assert_snapshot!(table_error("size,kind\n1,x\n", &slip), @r#"column "sizes" has a type, but is no feature, did you mean "size"? (features are "size")"#);
+}
+
+#[test]
+fn the_second_of_two_files() {
+    let place = Place::new();
+    place.write("1.csv", "a,kind\n1,x\n2,y\n");
+    let told = |second: &str, spec: &TableSpec| {
+        place.write("2.csv", second);
+        place.told(
+            TableData::open(place.path(), &["*.csv"], spec, &Splits::none(), 0)
+                .err()
+                .unwrap(),
+        )
+    };
+    assert_snapshot!(told("a\n1\n", &classes()), @r#"DIR/2.csv: expected a column "kind" (the header has "a")"#);
+    assert_snapshot!(told("kind,a\nx,one\n", &classes()), @r#"DIR/2.csv:2:3: column "a": expected a number, got "one""#);
+    place.write("2.csv", "kind,a\nz,1\n");
+    let data = TableData::open(place.path(), &["1.csv"], &classes(), &Splits::none(), 0).unwrap();
+    let files = ["1.csv", "2.csv"].map(|name| place.path().join(name));
+    assert_snapshot!(place.told(data.preprocessing().read(&files, true).err().unwrap()), @r#"DIR/2.csv:2:1: column "kind": unknown label "z" (training knew "x", "y")"#);
+}
+
+#[test]
+fn images_without_labels_cannot_be_evaluated() {
+    let place = Place::new();
+    let images = place.write(IMAGES, idx(&[2, 1, 1], &[0, 1]));
+    place.write(LABELS, idx(&[2], &[0, 1]));
+    let data = ImageData::open(place.path(), &Splits::none(), &Scaling::None, 0).unwrap();
+    assert_snapshot!(place.told(data.preprocessing().read(&images, true).err().unwrap()), @"DIR/train-images-idx3-ubyte: expected a directory of IDX files with labels, got a single file");
+    let two = Splits {
+        validation: Holdout::Paths(vec!["a".into(), "b".into()]),
+        test: Holdout::None,
+    };
+    assert_snapshot!(ImageData::open(place.path(), &two, &Scaling::None, 0).err().unwrap(), @"expected one directory of images, got 2");
 }

@@ -1,9 +1,11 @@
 //! Encoded values against plain definitions.
 
+use std::collections::BTreeMap;
+
 use entrenar_train::data::{
-    Batch, Column, ColumnKind, Dataset, Feature, ImageData, Missing, Preprocessing, TableData,
-    TableSpec, TargetEncoding, TargetKind, TextData, TextPreprocessing, TextUnit, Validation,
-    find_files,
+    Batch, ColumnKind, Dataset, Feature, Holdout, ImageData, Missing, Preprocessing, Scaling,
+    Splits, TableData, TableSpec, TargetEncoding, TargetKind, TextData, TextPreprocessing,
+    TextUnit, find_files,
 };
 use proptest::prelude::*;
 
@@ -27,20 +29,16 @@ fn a_table_of_every_kind_of_column() {
         "t.csv",
         "\u{feff}id,size,colour,big,\"the kind\"\r\n7,1, red ,yes,10\r\n8,3,blue,NO,9\r\n\r\n9,,red,T,10\r\n9,2,\"red\",0,9\r\n",
     );
-    let column = |name: &str, kind| Column {
-        name: name.into(),
-        kind,
-    };
     let spec = TableSpec {
-        features: Some(vec![
-            column("big", ColumnKind::Boolean),
-            column("colour", ColumnKind::Categorical),
-            column("size", ColumnKind::Numeric),
+        features: Some(["big", "colour", "size"].map(String::from).to_vec()),
+        kinds: BTreeMap::from([
+            ("big".to_string(), ColumnKind::Boolean),
+            ("colour".to_string(), ColumnKind::Categorical),
         ]),
         missing: Missing::Mean,
         ..TableSpec::new("the kind", TargetKind::Class)
     };
-    let data = TableData::open(place.path(), "t.csv", &spec, &Validation::None, 0).unwrap();
+    let data = TableData::open(place.path(), &["t.csv"], &spec, &Splits::none(), 0).unwrap();
     let preprocessing = data.preprocessing();
     // Labels that are integers are ordered as numbers.
     assert_eq!(preprocessing.labels(), ["9", "10"]);
@@ -57,11 +55,12 @@ fn a_table_of_every_kind_of_column() {
             Feature::Numeric {
                 name: "size".into(),
                 mean: 2.0,
-                std: deviation
+                std: deviation,
+                fill: Some(2.0)
             },
         ]
     );
-    let batch = all(&*data.training());
+    let batch = all(&*data.parts().training);
     let z = (1.0 / deviation) as f32;
     assert_eq!(batch.inputs.shape().dims(), [4, 4]);
     #[rustfmt::skip]
@@ -85,9 +84,18 @@ fn statistics_come_from_the_training_rows_alone() {
         standardize_target: true,
         ..TableSpec::new("y", TargetKind::Number)
     };
-    let data =
-        TableData::open(place.path(), "t.csv", &spec, &Validation::Fraction(0.25), 5).unwrap();
-    let (training, validation) = (all(&*data.training()), all(&*data.validation().unwrap()));
+    let data = TableData::open(
+        place.path(),
+        &["t.csv"],
+        &spec,
+        &Splits::validation(0.25),
+        5,
+    )
+    .unwrap();
+    let (training, validation) = (
+        all(&*data.parts().training),
+        all(&*data.parts().validation.unwrap()),
+    );
     assert_eq!((training.rows, validation.rows), (30, 10));
     // Standardised training inputs have mean 0 and deviation 1; those of all rows would not.
     let values = inputs(&training);
@@ -108,8 +116,14 @@ fn statistics_come_from_the_training_rows_alone() {
     let TargetEncoding::Number { mean, .. } = data.preprocessing().target else {
         panic!("a numeric target")
     };
-    let other =
-        TableData::open(place.path(), "t.csv", &spec, &Validation::Fraction(0.25), 6).unwrap();
+    let other = TableData::open(
+        place.path(),
+        &["t.csv"],
+        &spec,
+        &Splits::validation(0.25),
+        6,
+    )
+    .unwrap();
     assert_ne!(
         other.preprocessing().target,
         data.preprocessing().target,
@@ -125,21 +139,13 @@ fn preprocessing_read_back_encodes_the_same_inputs() {
         "a,b,c\n0.1,x,1\n0.7,y,2\n-3.3333333333333335,x,3\n",
     );
     let spec = TableSpec {
-        features: Some(vec![
-            Column {
-                name: "a".into(),
-                kind: ColumnKind::Numeric,
-            },
-            Column {
-                name: "b".into(),
-                kind: ColumnKind::Categorical,
-            },
-        ]),
+        features: Some(vec!["a".into(), "b".into()]),
+        kinds: BTreeMap::from([("b".to_string(), ColumnKind::Categorical)]),
         input_shape: vec![1, 3],
         standardize_target: true,
         ..TableSpec::new("c", TargetKind::Number)
     };
-    let data = TableData::open(place.path(), "t.csv", &spec, &Validation::None, 0).unwrap();
+    let data = TableData::open(place.path(), &["t.csv"], &spec, &Splits::none(), 0).unwrap();
     let stored = Preprocessing::Table(data.preprocessing().clone());
     stored.save(place.path()).unwrap();
     let loaded = Preprocessing::load(place.path()).unwrap();
@@ -148,8 +154,8 @@ fn preprocessing_read_back_encodes_the_same_inputs() {
         panic!("a table")
     };
     let (before, after) = (
-        all(&*data.training()),
-        all(&table.read(&file, true).unwrap()),
+        all(&*data.parts().training),
+        all(&table.read(&[file], true).unwrap()),
     );
     assert_eq!(before.inputs.shape().dims(), [3, 1, 3]);
     assert_eq!(inputs(&before), inputs(&after));
@@ -164,9 +170,9 @@ fn a_constant_column_is_not_blown_up() {
     let place = Place::new();
     place.write("t.csv", "a,b\n0.1,1\n0.1,2\n0.1,3\n");
     let spec = TableSpec::new("b", TargetKind::Number);
-    let data = TableData::open(place.path(), "t.csv", &spec, &Validation::None, 0).unwrap();
+    let data = TableData::open(place.path(), &["t.csv"], &spec, &Splits::none(), 0).unwrap();
     assert!(
-        inputs(&all(&*data.training()))
+        inputs(&all(&*data.parts().training))
             .iter()
             .all(|x| x.abs() < 1e-6)
     );
@@ -199,16 +205,19 @@ fn images_under_all_their_names() {
         write_images(&place, &directory, "t10k", dot, zip);
         let data = ImageData::open(
             &place.path().join(&directory),
-            &Validation::None,
-            Some((0.2, 0.5)),
+            &Splits::none(),
+            &Scaling::Fixed {
+                mean: vec![0.2],
+                std: vec![0.5],
+            },
             0,
         )
         .unwrap();
-        let batch = data.training().batch(&[1, 0]).unwrap();
+        let batch = data.parts().training.batch(&[1, 0]).unwrap();
         assert_eq!(batch.inputs.shape().dims(), [2, 1, 1, 2]);
         assert_eq!(inputs(&batch), [0.0, 0.4, -0.4, 1.6]);
         assert_eq!(batch.targets.to_vec::<i64>().unwrap(), [1, 0]);
-        assert_eq!(data.test().unwrap().len(), 4);
+        assert_eq!(data.parts().test.unwrap().len(), 4);
     }
 }
 
@@ -217,7 +226,7 @@ fn image_statistics_and_splits() {
     let place = Place::new();
     write_images(&place, "m", "train", false, true);
     let directory = place.path().join("m");
-    let data = ImageData::open(&directory, &Validation::None, None, 0).unwrap();
+    let data = ImageData::open(&directory, &Splits::none(), &Scaling::Standard, 0).unwrap();
     // Pixels 0, 1, 0.2, 0.4, 0, 0, 1, 1.
     let pixels = [0.0f64, 1.0, 0.2, 0.4, 0.0, 0.0, 1.0, 1.0];
     let mean = pixels.iter().sum::<f64>() / 8.0;
@@ -225,16 +234,20 @@ fn image_statistics_and_splits() {
     let learnt = data.preprocessing();
     assert!((learnt.mean - mean).abs() < 1e-12 && (learnt.std - std).abs() < 1e-12);
     assert_eq!(learnt.labels, ["0", "1", "2"]);
-    assert!(data.validation().is_none() && data.test().is_none());
-    let split = ImageData::open(&directory, &Validation::Fraction(0.25), None, 0).unwrap();
+    assert!(data.parts().validation.is_none() && data.parts().test.is_none());
+    let split =
+        ImageData::open(&directory, &Splits::validation(0.25), &Scaling::Standard, 0).unwrap();
     assert_eq!(
-        (split.training().len(), split.validation().unwrap().len()),
+        (
+            split.parts().training.len(),
+            split.parts().validation.unwrap().len()
+        ),
         (3, 1)
     );
     assert_ne!(split.preprocessing().mean, learnt.mean);
     // One file alone: images without targets.
     let bare = learnt
-        .read(&directory.join("train-images-idx3-ubyte.gz"))
+        .read(&directory.join("train-images-idx3-ubyte.gz"), false)
         .unwrap();
     assert_eq!((bare.len(), all(&*bare).target_count()), (4, 0));
 }
@@ -288,16 +301,20 @@ fn text_is_joined_split_and_numbered() {
     let place = Place::new();
     place.write("1.txt", "abca");
     place.write("2.txt", "bdé\n");
-    let open = |validation: &Validation| {
+    let open = |validation: &Splits| {
         TextData::open(place.path(), &["*.txt"], TextUnit::Char, validation, 2).unwrap()
     };
-    let data = open(&Validation::Fraction(0.25));
-    assert_eq!((data.training_tokens(), data.validation_tokens()), (6, 2));
+    let data = open(&Splits::validation(0.25));
+    assert_eq!(data.token_counts(), [6, 2, 0]);
     // \n a b c d é
-    let last = data.training().batch(&[data.training().len() - 1]).unwrap();
+    let last = data
+        .parts()
+        .training
+        .batch(&[data.parts().training.len() - 1])
+        .unwrap();
     assert_eq!(last.inputs.to_vec::<i64>().unwrap(), [1, 2]);
     assert_eq!(last.targets.to_vec::<i64>().unwrap(), [2, 4]);
-    let validation = data.validation().unwrap();
+    let validation = data.parts().validation.unwrap();
     let batch = all(&*validation);
     assert_eq!(
         (
@@ -308,8 +325,11 @@ fn text_is_joined_split_and_numbered() {
     );
     // A validation file of its own, whose characters join the vocabulary.
     place.write("other", "xyz");
-    let data = open(&Validation::Path("other".into()));
-    assert_eq!((data.training_tokens(), data.validation_tokens()), (8, 3));
+    let data = open(&Splits {
+        validation: Holdout::Paths(vec!["other".into()]),
+        test: Holdout::None,
+    });
+    assert_eq!(data.token_counts(), [8, 3, 0]);
     assert_eq!(data.tokenizer().vocabulary_size(), 9);
     let stored = Preprocessing::Text(TextPreprocessing {
         tokenizer: data.tokenizer().clone(),
@@ -327,11 +347,11 @@ fn bytes_need_no_vocabulary() {
         place.path(),
         &["raw.bin"],
         TextUnit::Byte,
-        &Validation::None,
+        &Splits::none(),
         2,
     )
     .unwrap();
-    let batch = data.training().batch(&[0]).unwrap();
+    let batch = data.parts().training.batch(&[0]).unwrap();
     assert_eq!(batch.inputs.to_vec::<i64>().unwrap(), [0xff, 0]);
     assert_eq!(batch.targets.to_vec::<i64>().unwrap(), [0, 0x80]);
 }
@@ -344,10 +364,10 @@ proptest! {
         place.write("train-images-idx3-ubyte", &bytes);
         place.write("train-labels-idx1-ubyte", idx(&[1], &[1]));
         // Only that they return matters here.
-        let _ = TableData::open(place.path(), "t", &TableSpec::new("y", TargetKind::Class), &Validation::None, 0);
-        let _ = TextData::open(place.path(), &["t"], TextUnit::Char, &Validation::Fraction(0.2), 3);
-        let _ = TextData::open(place.path(), &["t"], TextUnit::Byte, &Validation::Fraction(0.2), 3);
-        let _ = ImageData::open(place.path(), &Validation::None, None, 0);
+        let _ = TableData::open(place.path(), &["t"], &TableSpec::new("y", TargetKind::Class), &Splits::none(), 0);
+        let _ = TextData::open(place.path(), &["t"], TextUnit::Char, &Splits::validation(0.2), 3);
+        let _ = TextData::open(place.path(), &["t"], TextUnit::Byte, &Splits::validation(0.2), 3);
+        let _ = ImageData::open(place.path(), &Splits::none(), &Scaling::None, 0);
         let _ = Preprocessing::from_json(&String::from_utf8_lossy(&bytes), place.path());
     }
 
@@ -357,7 +377,7 @@ proptest! {
         place.write("t", format!("x,y\n{text}"));
         for kind in [TargetKind::Class, TargetKind::Number] {
             let spec = TableSpec { missing: Missing::Mean, ..TableSpec::new("y", kind) };
-            if let Err(error) = TableData::open(place.path(), "t", &spec, &Validation::Fraction(0.5), 0) {
+            if let Err(error) = TableData::open(place.path(), &["t"], &spec, &Splits::validation(0.5), 0) {
                 prop_assert!(!error.to_string().contains('\n'), "{}", error);
             }
         }
@@ -368,9 +388,9 @@ proptest! {
         let place = Place::new();
         let rows: String = values.iter().map(|value| format!("{value},{value}\n")).collect();
         place.write("t", format!("x,y\n{rows}"));
-        let spec = TableSpec { standardize: false, ..TableSpec::new("y", TargetKind::Number) };
-        let data = TableData::open(place.path(), "t", &spec, &Validation::None, 0).unwrap();
-        let batch = all(&*data.training());
+        let spec = TableSpec { scaling: Scaling::None, ..TableSpec::new("y", TargetKind::Number) };
+        let data = TableData::open(place.path(), &["t"], &spec, &Splits::none(), 0).unwrap();
+        let batch = all(&*data.parts().training);
         let expected: Vec<f32> = values.iter().map(|&value| value as f32).collect();
         prop_assert_eq!(inputs(&batch), expected.clone());
         prop_assert_eq!(batch.targets.to_vec::<f32>().unwrap(), expected);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use entrenar_base::{Array, Error, Result};
 use entrenar_train::data::{
-    Batch, Dataset, Loader, LoaderConfig, LoaderState, Order, TextData, TextUnit, Validation,
+    Batch, Dataset, Loader, LoaderConfig, LoaderState, Order, Splits, TextData, TextUnit,
 };
 use proptest::prelude::*;
 
@@ -316,7 +316,7 @@ fn text_goes_through_loaders() {
         place.path(),
         &["a.txt"],
         TextUnit::Char,
-        &Validation::Fraction(0.1),
+        &Splits::validation(0.1),
         16,
     )
     .unwrap();
@@ -324,7 +324,7 @@ fn text_goes_through_loaders() {
         order: Order::Random,
         ..LoaderConfig::training(8, 3)
     };
-    let mut training = Loader::new(data.training(), random).unwrap();
+    let mut training = Loader::new(data.parts().training, random).unwrap();
     // 900 tokens are 56 windows of 16: 7 batches of 8.
     assert_eq!(training.batches_per_epoch(), 7);
     let batch = training.next_batch().unwrap();
@@ -341,8 +341,11 @@ fn text_goes_through_loaders() {
     );
 
     // 99 predictions: six windows of 16 in two batches, then three tokens alone.
-    let mut validation =
-        Loader::new(data.validation().unwrap(), LoaderConfig::evaluation(4)).unwrap();
+    let mut validation = Loader::new(
+        data.parts().validation.unwrap(),
+        LoaderConfig::evaluation(4),
+    )
+    .unwrap();
     let batches: Vec<Batch> = validation.epoch().collect::<Result<_>>().unwrap();
     let shapes: Vec<_> = batches
         .iter()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use entrenar_train::data::{
-    Dataset, ImageData, Loader, LoaderConfig, TextData, TextUnit, Validation,
+    Dataset, ImageData, Loader, LoaderConfig, Scaling, Splits, TextData, TextUnit,
 };
 
 /// The data directory, or a printed reason to skip.
@@ -23,12 +23,18 @@ fn mnist() {
     let Some(directory) = data("mnist") else {
         return;
     };
-    let data = ImageData::open(&directory, &Validation::Fraction(1.0 / 12.0), None, 1).unwrap();
+    let data = ImageData::open(
+        &directory,
+        &Splits::validation(1.0 / 12.0),
+        &Scaling::Standard,
+        1,
+    )
+    .unwrap();
     assert_eq!(
-        data.training().len() + data.validation().unwrap().len(),
+        data.parts().training.len() + data.parts().validation.unwrap().len(),
         60_000
     );
-    assert_eq!(data.test().unwrap().len(), 10_000);
+    assert_eq!(data.parts().test.unwrap().len(), 10_000);
     let learnt = data.preprocessing();
     assert_eq!((learnt.size, learnt.labels.len()), ([28, 28], 10));
     // The constants that everyone uses: 0.1307 and 0.3081.
@@ -37,10 +43,11 @@ fn mnist() {
         "{learnt:?}"
     );
     // The first test labels, as in every tutorial.
-    let first = data.test().unwrap().batch(&[0, 1, 2, 3, 4]).unwrap();
+    let first = data.parts().test.unwrap().batch(&[0, 1, 2, 3, 4]).unwrap();
     assert_eq!(first.targets.to_vec::<i64>().unwrap(), [7, 2, 1, 0, 4]);
     let mut counts = [0usize; 10];
-    let mut loader = Loader::new(data.test().unwrap(), LoaderConfig::evaluation(256)).unwrap();
+    let mut loader =
+        Loader::new(data.parts().test.unwrap(), LoaderConfig::evaluation(256)).unwrap();
     for batch in loader.epoch() {
         for label in batch.unwrap().targets.to_vec::<i64>().unwrap() {
             counts[label as usize] += 1;
@@ -61,18 +68,16 @@ fn tiny_shakespeare() {
         &directory,
         &["input.txt"],
         TextUnit::Char,
-        &Validation::Fraction(0.1),
+        &Splits::validation(0.1),
         64,
     )
     .unwrap();
     // What nanoGPT's prepare.py prints.
     assert_eq!(data.tokenizer().vocabulary_size(), 65);
-    assert_eq!(
-        (data.training_tokens(), data.validation_tokens()),
-        (1_003_854, 111_540)
-    );
+    assert_eq!(data.token_counts(), [1_003_854, 111_540, 0]);
     let first = data
-        .training()
+        .parts()
+        .training
         .batch(&[0])
         .unwrap()
         .inputs
@@ -85,7 +90,7 @@ fn tiny_shakespeare() {
             .unwrap()
             .starts_with("First Citizen:\nBefore we proceed")
     );
-    let validation: Arc<dyn Dataset> = data.validation().unwrap();
+    let validation: Arc<dyn Dataset> = data.parts().validation.unwrap();
     let mut loader = Loader::new(validation, LoaderConfig::evaluation(12)).unwrap();
     let total: usize = loader
         .epoch()
