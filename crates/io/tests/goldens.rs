@@ -17,7 +17,8 @@ fn fixture(name: &str) -> PathBuf {
 
 /// The values of `expected()` in the script.
 fn check(file: &SafeTensors) {
-    let cases: [(&str, DType, fn(f64) -> f64); 8] = [
+    type Case = (&'static str, DType, fn(f64) -> f64);
+    let cases: [Case; 8] = [
         ("layer.f32", DType::F32, |i| i * 0.5 - 1.0),
         ("layer.f64", DType::F64, |i| i / 7.0),
         ("layer.f16", DType::F16, |i| i * 0.25 - 0.5),

@@ -335,7 +335,7 @@ impl<'de> Deserialize<'de> for UniqueStrings {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueStrings, A::Error> {
                 let mut out = BTreeMap::new();
                 while let Some((key, value)) = map.next_entry::<String, String>()? {
-                    if let Some(_) = out.insert(key.clone(), value) {
+                    if out.insert(key.clone(), value).is_some() {
                         return Err(A::Error::custom(format!(
                             "the name `{}` appears twice",
                             Printable(&key)

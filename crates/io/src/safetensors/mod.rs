@@ -45,7 +45,7 @@ pub struct SafeTensors {
 #[derive(Clone)]
 enum Content {
     Mapped(Mapped),
-    Owned(Arc<[u8]>),
+    Owned(Arc<Vec<u8>>),
 }
 
 impl Content {
@@ -82,7 +82,7 @@ impl SafeTensors {
         let path = path.as_ref();
         refuse_directory(path)?;
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-        Self::new(path, Content::Owned(bytes.into()))
+        Self::new(path, Content::Owned(Arc::new(bytes)))
     }
 
     /// Takes the bytes of a whole file; `label` stands for its path in messages.
@@ -90,8 +90,8 @@ impl SafeTensors {
     /// # Errors
     /// When the header breaks a promise of the format.
     #[track_caller]
-    pub fn from_bytes(bytes: impl Into<Arc<[u8]>>, label: impl AsRef<Path>) -> Result<SafeTensors> {
-        Self::new(label.as_ref(), Content::Owned(bytes.into()))
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>, label: impl AsRef<Path>) -> Result<SafeTensors> {
+        Self::new(label.as_ref(), Content::Owned(Arc::new(bytes.into())))
     }
 
     #[track_caller]

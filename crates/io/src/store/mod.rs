@@ -125,7 +125,8 @@ impl Store {
     }
 
     /// Saves the checkpoint of `step`: the files that `fill` adds. A checkpoint of the same step
-    /// is replaced.
+    /// is replaced. Another save into the same directory, from any process, waits for this one:
+    /// do not save from inside `fill`.
     ///
     /// # Errors
     /// When `fill` fails or anything cannot be written (a full disk): the temporary directory is
