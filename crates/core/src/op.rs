@@ -309,7 +309,15 @@ pub struct JvpCx<'a> {
 /// Where backward rules put gradients.
 pub struct Sink<'a> {
     pub(crate) needs: &'a [bool],
-    pub(crate) gradients: &'a mut [Option<Tensor>],
+    pub(crate) gradients: &'a mut [Option<Gradient>],
+}
+
+/// A contribution on its way to an operand.
+pub(crate) enum Gradient {
+    /// All of it.
+    Whole(Tensor),
+    /// Zero except for one slice: added in place where the operand already has a gradient.
+    Part(Tensor, crate::ops::slice::Embed),
 }
 
 impl Sink<'_> {
@@ -324,7 +332,33 @@ impl Sink<'_> {
     /// When shapes of two contributions differ.
     pub fn add(&mut self, i: usize, gradient: Tensor) -> Result<()> {
         if self.needs[i] {
-            crate::autograd::accumulate(&mut self.gradients[i], gradient)?;
+            self.merge(i, Gradient::Whole(gradient))?;
+        }
+        Ok(())
+    }
+
+    /// Adds a gradient that is zero outside one slice of input `i`.
+    pub(crate) fn add_part(
+        &mut self,
+        i: usize,
+        gradient: Tensor,
+        at: crate::ops::slice::Embed,
+    ) -> Result<()> {
+        if self.needs[i] {
+            self.merge(i, Gradient::Part(gradient, at))?;
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, i: usize, gradient: Gradient) -> Result<()> {
+        match self.gradients[i].take() {
+            None => self.gradients[i] = Some(gradient),
+            Some(earlier) => {
+                let mut sum = None;
+                crate::autograd::accumulate_gradient(&mut sum, earlier)?;
+                crate::autograd::accumulate_gradient(&mut sum, gradient)?;
+                self.gradients[i] = sum.map(Gradient::Whole);
+            }
         }
         Ok(())
     }

@@ -1,1 +1,345 @@
 //! Functional transforms on known functions.
+
+use entrenar_core::autograd::{
+    GradOptions, backward_all, checkpoint, checkpoint_with, functional::jacobian_mode, grad,
+    hessian, hvp, jacfwd, jacobian, jacrev, jvp, linearize, value_and_grad, vjp,
+};
+use entrenar_core::diagnostics::{MemoryProfiler, detect_anomaly};
+use entrenar_core::{GradientTape, Result, Tensor};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+fn vector(values: &[f64]) -> Tensor {
+    Tensor::from_slice(values, [values.len()]).unwrap()
+}
+
+fn close(a: &Tensor, b: &[f64]) {
+    let a = a.to_vec::<f64>().unwrap();
+    assert_eq!(a.len(), b.len());
+    for (x, y) in a.iter().zip(b) {
+        assert!(
+            (x - y).abs() <= 1e-9 * y.abs().max(1.0),
+            "{a:?} instead of {b:?}"
+        );
+    }
+}
+
+/// f(x) = [x₀x₁, sin x₀, x₁², x₀ + x₁]
+fn tall(x: &Tensor) -> Result<Tensor> {
+    let (a, b) = (x.select(0, 0)?, x.select(0, 1)?);
+    Tensor::stack(&[&a.mul(&b)?, &a.sin()?, &b.square()?, &a.add(&b)?], 0)
+}
+
+#[test]
+fn jacobians_of_a_tall_and_a_wide_function() -> Result<()> {
+    let x = vector(&[0.5, 2.0]);
+    let expected = [2.0, 0.5, 0.5f64.cos(), 0.0, 0.0, 4.0, 1.0, 1.0];
+    for j in [jacfwd(tall, &x)?, jacrev(tall, &x)?, jacobian(tall, &x)?] {
+        assert_eq!(j.dims(), [4, 2]);
+        close(&j, &expected);
+    }
+    // `jacobian` counts its calls: 2 forward passes for tall (plus one for the size)…
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = |f: fn(&Tensor) -> Result<Tensor>| {
+        let calls = calls.clone();
+        move |x: &Tensor| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            f(x)
+        }
+    };
+    assert_eq!(
+        (jacobian_mode(2, 4), jacobian_mode(4, 2)),
+        ("forward", "reverse")
+    );
+    jacobian(counted(tall), &x)?;
+    assert_eq!(calls.swap(0, Ordering::Relaxed), 3);
+    // …and one recorded pass for wide, whatever the number of inputs.
+    fn wide(x: &Tensor) -> Result<Tensor> {
+        Tensor::stack(&[&x.sum()?, &x.square()?.sum()?], 0)
+    }
+    let j = jacobian(counted(wide), &vector(&[1.0, 2.0, 3.0, 4.0, 5.0]))?;
+    close(&j, &[1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+    Ok(())
+}
+
+#[test]
+fn hessians_and_products() -> Result<()> {
+    // f = x₀² x₁ + x₁³
+    let f = |x: &Tensor| {
+        let (a, b) = (x.select(0, 0)?, x.select(0, 1)?);
+        a.square()?.mul(&b)?.add(&b.pow_scalar(3.0)?)
+    };
+    let x = vector(&[1.5, -2.0]);
+    close(&hessian(f, &x)?, &[-4.0, 3.0, 3.0, -12.0]);
+    close(&hvp(f, &x, &vector(&[1.0, 2.0]))?, &[2.0, -21.0]);
+    // Reverse over reverse through the ambient graph agrees.
+    let leaf = x.requires_grad()?;
+    let options = GradOptions {
+        create_graph: true,
+        ..Default::default()
+    };
+    let g = grad(&[&f(&leaf)?], &[&leaf], &options)?[0].clone().unwrap();
+    let h = grad(
+        &[&g.mul(&vector(&[1.0, 2.0]))?.sum()?],
+        &[&leaf],
+        &GradOptions::default(),
+    )?;
+    close(h[0].as_ref().unwrap(), &[2.0, -21.0]);
+    // Third order: d³/dx³ sin = -cos.
+    let third = |x: &Tensor| {
+        value_and_grad(
+            |t| {
+                value_and_grad(
+                    |u| value_and_grad(|v| v[0].sin(), &[&u[0]]).map(|r| r.1[0].clone()),
+                    &[&t[0]],
+                )
+                .map(|r| r.1[0].clone())
+            },
+            &[x],
+        )
+    };
+    close(&third(&Tensor::scalar(0.7f64))?.1[0], &[-0.7f64.cos()]);
+    Ok(())
+}
+
+#[test]
+fn a_linearized_function_is_run_once_and_maps_both_ways() -> Result<()> {
+    let calls = AtomicUsize::new(0);
+    let x = vector(&[0.5, 2.0]);
+    let (y, map) = linearize(
+        |t| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            Ok(vec![tall(&t[0])?])
+        },
+        &[&x],
+    )?;
+    close(&y[0], &[1.0, 0.5f64.sin(), 4.0, 2.5]);
+    for _ in 0..2 {
+        close(
+            &map.jvp(&[&vector(&[1.0, 0.0])])?[0],
+            &[2.0, 0.5f64.cos(), 0.0, 1.0],
+        );
+        close(&map.vjp(&[&vector(&[1.0, 0.0, 1.0, 0.0])])?[0], &[2.0, 4.5]);
+    }
+    assert_eq!(calls.into_inner(), 1);
+    assert!(map.jvp(&[&vector(&[1.0])]).is_err());
+    Ok(())
+}
+
+#[test]
+fn vjp_and_jvp_take_several_inputs_and_outputs() -> Result<()> {
+    let f = |t: &[Tensor]| Ok(vec![t[0].mul(&t[1])?, t[0].add(&t[1])?]);
+    let (a, b) = (vector(&[2.0]), vector(&[3.0]));
+    let (_, pullback) = vjp(f, &[&a, &b])?;
+    let g = pullback.call(&[&vector(&[1.0]), &vector(&[10.0])])?;
+    close(&g[0], &[13.0]);
+    close(&g[1], &[12.0]);
+    let (_, dy) = jvp(f, &[&a, &b], &[&vector(&[1.0]), &vector(&[0.0])])?;
+    close(&dy[0], &[3.0]);
+    close(&dy[1], &[1.0]);
+    assert!(jvp(f, &[&a, &b], &[&a]).is_err());
+    Ok(())
+}
+
+#[test]
+fn tapes_track_only_what_they_watch() -> Result<()> {
+    let tape = GradientTape::new();
+    let (w, c) = (tape.variable(&vector(&[2.0]))?, vector(&[5.0]));
+    let y = w.mul(&c)?.sum()?;
+    assert!(!c.mul(&c)?.is_tracked());
+    let g = tape.gradient(&y, &[&w, &c])?;
+    close(g[0].as_ref().unwrap(), &[5.0]);
+    assert!(g[1].is_none());
+    assert!(tape.variable(&w).is_err());
+    // Gradients with respect to an intermediate value.
+    let tape = GradientTape::new();
+    let w = tape.variable(&vector(&[2.0]))?;
+    let h = w.mul(&w)?;
+    let y = h.mul(&h)?.sum()?;
+    let g = tape.gradient(&y, &[&h])?;
+    close(g[0].as_ref().unwrap(), &[8.0]);
+    Ok(())
+}
+
+#[test]
+fn backward_from_several_outputs_accumulates_once() -> Result<()> {
+    let x = vector(&[3.0]).requires_grad()?;
+    let (a, b) = (x.mul(&x)?.sum()?, x.sum()?);
+    backward_all(&[(&a, None), (&b, None)], &GradOptions::default())?;
+    close(&x.grad().unwrap(), &[7.0]);
+    Ok(())
+}
+
+/// A captured parameter (not an argument) gets its gradient, the forward runs twice, and the
+/// bytes saved for backward fall.
+#[test]
+fn checkpointing_recomputes_and_reaches_captured_parameters() -> Result<()> {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let w = vector(&[0.3; 1000]).requires_grad()?;
+    let x = vector(&[0.5; 1000]).requires_grad()?;
+    let block = |w: Tensor, runs: Arc<AtomicUsize>| {
+        move |t: &[Tensor]| {
+            runs.fetch_add(1, Ordering::Relaxed);
+            let mut h = t[0].clone();
+            for _ in 0..10 {
+                h = h.mul(&w)?.sin()?.exp()?;
+            }
+            Ok(vec![h])
+        }
+    };
+    let y = checkpoint(block(w.clone(), runs.clone()), &[&x])?.remove(0);
+    assert_eq!(runs.load(Ordering::Relaxed), 1);
+    y.sum()?.backward()?;
+    assert_eq!(
+        runs.load(Ordering::Relaxed),
+        2,
+        "replayed once, not once per saved value"
+    );
+    let (xc, wc) = (x.grad().unwrap(), w.grad().unwrap());
+    x.zero_grad();
+    w.zero_grad();
+    block(w.clone(), runs.clone())(&[x.clone()])?[0]
+        .sum()?
+        .backward()?;
+    close(&xc, &x.grad().unwrap().to_vec::<f64>()?);
+    close(&wc, &w.grad().unwrap().to_vec::<f64>()?);
+
+    // Second order through a checkpoint.
+    let f = |t: &Tensor| {
+        checkpoint(|u| Ok(vec![u[0].sin()?.mul(&u[0])?]), &[t])?
+            .remove(0)
+            .sum()
+    };
+    let plain = |t: &Tensor| t.sin()?.mul(t)?.sum();
+    let at = vector(&[0.2, 1.1]);
+    close(&hessian(f, &at)?, &hessian(plain, &at)?.to_vec::<f64>()?);
+
+    // Nested checkpoints.
+    let nested = |t: &Tensor| {
+        checkpoint(
+            |u| {
+                let inner = checkpoint(|v| Ok(vec![v[0].exp()?.sin()?]), &[&u[0]])?.remove(0);
+                Ok(vec![inner.mul(&u[0])?])
+            },
+            &[t],
+        )?
+        .remove(0)
+        .sum()
+    };
+    let (_, g) = value_and_grad(|t| nested(&t[0]), &[&at])?;
+    let (_, p) = value_and_grad(|t| t[0].exp()?.sin()?.mul(&t[0])?.sum(), &[&at])?;
+    close(&g[0], &p[0].to_vec::<f64>()?);
+    Ok(())
+}
+
+/// With a policy the replay uses kept results: here the products run once, the sines twice.
+#[test]
+fn a_checkpoint_policy_keeps_chosen_results() -> Result<()> {
+    let x = vector(&[0.5, 0.7]).requires_grad()?;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let log = asked.clone();
+    let y = checkpoint_with(
+        |t| Ok(vec![t[0].mul(&t[0])?.sin()?.mul(&t[0])?]),
+        &[&x],
+        Some(Arc::new(move |op, _| {
+            log.fetch_add(1, Ordering::Relaxed);
+            op == "mul"
+        })),
+    )?;
+    y[0].sum()?.backward()?;
+    let plain = x.detach().requires_grad()?;
+    plain.mul(&plain)?.sin()?.mul(&plain)?.sum()?.backward()?;
+    close(&x.grad().unwrap(), &plain.grad().unwrap().to_vec::<f64>()?);
+    assert_eq!(
+        asked.load(Ordering::Relaxed),
+        6,
+        "asked for each op of both runs"
+    );
+    Ok(())
+}
+
+#[test]
+fn an_impure_checkpoint_is_an_error() -> Result<()> {
+    let x = vector(&[0.5]).requires_grad()?;
+    let runs = AtomicUsize::new(0);
+    let y = checkpoint(
+        move |t| {
+            let mut h = t[0].exp()?;
+            if runs.fetch_add(1, Ordering::Relaxed) > 0 {
+                h = h.sin()?;
+            }
+            Ok(vec![h])
+        },
+        &[&x],
+    )?;
+    let e = y[0].sum()?.backward().unwrap_err().to_string();
+    assert!(e.contains("same work every time"), "{e}");
+    Ok(())
+}
+
+#[test]
+fn anomaly_mode_names_op_line_and_pass() -> Result<()> {
+    let x = vector(&[1.0, 0.0]).requires_grad()?;
+    let e = detect_anomaly(|| x.log()).unwrap_err().to_string();
+    assert!(
+        e.contains("[log] produced -inf at element 1") && e.contains("transforms.rs"),
+        "{e}"
+    );
+    // Finite forward, infinite gradient: d sqrt at 0.
+    let e = detect_anomaly(|| x.sqrt()?.sum()?.backward())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        e.contains("in the backward pass") && e.contains("sqrt"),
+        "{e}"
+    );
+    assert!(x.log().is_ok(), "off again outside");
+    Ok(())
+}
+
+#[test]
+fn the_memory_profile_reports_tags_ops_and_differences() -> Result<()> {
+    let Some(mut profiler) = MemoryProfiler::start() else {
+        panic!("no other test records memory");
+    };
+    let x = Tensor::ones([1024], entrenar_core::DType::F64).requires_grad()?;
+    let run = |checkpointed: bool| -> Result<()> {
+        let f = |t: &[Tensor]| {
+            let mut h = t[0].clone();
+            for _ in 0..8 {
+                h = h.sin()?;
+            }
+            Ok(vec![h])
+        };
+        let y = if checkpointed {
+            checkpoint(f, &[&x])?
+        } else {
+            f(&[x.clone()])?
+        };
+        drop(y);
+        Ok(())
+    };
+    profiler.pass("plain", || run(false))?;
+    profiler.pass("checkpointed", || run(true))?;
+    let (plain, short) = (
+        profiler.peak("plain").unwrap(),
+        profiler.peak("checkpointed").unwrap(),
+    );
+    let saved = plain
+        .bytes
+        .iter()
+        .filter(|(l, _)| l.op == "sin" && l.tag.name() == "saved")
+        .map(|(_, b)| b)
+        .sum::<usize>();
+    // Eight sines save their inputs: x itself and seven results of 8 KiB. The peak is the moment
+    // the last result is made, when its operand is not yet filed as saved.
+    assert!(saved >= 6 * 8192, "{plain}");
+    assert!(short.total() < plain.total());
+    let report = profiler.report("plain", "checkpointed").unwrap();
+    assert!(
+        report.contains("sin") && report.contains("saved") && report.contains('-'),
+        "{report}"
+    );
+    Ok(())
+}

@@ -13,9 +13,9 @@ use entrenar_base::memory;
 use entrenar_base::{Error, Result};
 
 use super::graph::{Edge, Leaf, Node, Slot};
-use super::{accumulate, vjp_of};
+use super::{accumulate_gradient, vjp_of};
 use crate::apply::apply1;
-use crate::op::{Rule, Sink, VjpCx};
+use crate::op::{Gradient, Rule, Sink, VjpCx};
 use crate::tensor::{Inner, Level};
 use crate::{Tensor, diagnostics};
 
@@ -194,18 +194,18 @@ impl Pass {
     }
 
     /// Gives a gradient (or the news that there is none) to whoever `edge` names.
-    fn deliver(&mut self, edge: &Edge, gradient: Option<Tensor>, fire: bool) -> Result<()> {
+    fn deliver(&mut self, edge: &Edge, gradient: Option<Gradient>, fire: bool) -> Result<()> {
         match edge {
             Edge::Node { node, output } => {
                 if let Some(g) = gradient {
                     let at = self.index[&node.sequence];
-                    accumulate(&mut self.pending[at].cotangents[*output], g)?;
+                    accumulate_gradient(&mut self.pending[at].cotangents[*output], g)?;
                 }
             }
             Edge::Leaf(leaf) => {
                 let state = &mut self.leaves[self.leaf_index[&leaf_key(leaf)]];
                 if let Some(g) = gradient {
-                    accumulate(&mut state.gradient, g)?;
+                    accumulate_gradient(&mut state.gradient, g)?;
                 }
                 state.consumers -= 1;
                 if state.consumers == 0
@@ -244,7 +244,7 @@ fn pass(
         }
     }
     for (edge, cotangent) in roots {
-        plan.deliver(&edge, Some(cotangent), fire)?;
+        plan.deliver(&edge, Some(Gradient::Whole(cotangent)), fire)?;
     }
     for at in 0..plan.pending.len() {
         let pending = &mut plan.pending[at];
@@ -260,8 +260,8 @@ fn pass(
         if !pending.wanted {
             continue;
         }
-        let mut gradients: SmallVec<[Option<Tensor>; 3]> =
-            SmallVec::from_elem(None, node.edges.len());
+        let mut gradients: SmallVec<[Option<Gradient>; 3]> =
+            node.edges.iter().map(|_| None).collect();
         if cotangents.iter().any(Option::is_some) {
             run_node(
                 level,
@@ -302,7 +302,7 @@ fn run_node(
     level: Level,
     node: &Arc<Node>,
     cotangents: &[Option<Tensor>],
-    gradients: &mut [Option<Tensor>],
+    gradients: &mut [Option<Gradient>],
     create_graph: bool,
     retain: bool,
 ) -> Result<()> {

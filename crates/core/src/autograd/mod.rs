@@ -23,6 +23,7 @@ pub use tape::GradientTape;
 use entrenar_base::Result;
 
 use crate::Tensor;
+use crate::op::Gradient;
 use crate::tensor::Inner;
 
 /// Adds `gradient` to `slot`, in place where nobody else can see the sum so far.
@@ -41,6 +42,22 @@ pub(crate) fn accumulate(slot: &mut Option<Tensor>, gradient: Tensor) -> Result<
         }
     }
     Ok(())
+}
+
+/// [`accumulate`] for a contribution that may cover only a slice.
+pub(crate) fn accumulate_gradient(slot: &mut Option<Tensor>, gradient: Gradient) -> Result<()> {
+    match gradient {
+        Gradient::Whole(t) => accumulate(slot, t),
+        Gradient::Part(part, at) => {
+            if let Inner::Concrete(term) = &*part.0
+                && let Some(target) = slot.as_mut().and_then(Tensor::exclusive_array)
+                && at.add_in_place(target, term)?
+            {
+                return Ok(());
+            }
+            accumulate(slot, at.embed(&part)?)
+        }
+    }
 }
 
 /// Runs `f` without recording the ambient graph (level 0). Explicit transforms inside still work.

@@ -1,6 +1,6 @@
 //! `slice` along one dimension, and `embed`, its transpose (zeros with the slice put back).
 
-use entrenar_base::{Array, Error, Result};
+use entrenar_base::{Array, DType, Element, Error, Result};
 
 use crate::Tensor;
 use crate::apply::{apply1, handle, one};
@@ -57,17 +57,60 @@ impl Linear for Slice {
             step: self.step,
             size,
         };
-        sink.add(0, apply1(&handle(op), &[g])?)
+        sink.add_part(0, g.clone(), op)
     }
 }
 
 /// Zeros of size `size` along `dim` with the input at `start, start + step, …`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Embed {
+pub(crate) struct Embed {
     dim: usize,
     start: usize,
     step: usize,
     size: usize,
+}
+
+impl Embed {
+    /// The gradient of a slice as a full tensor.
+    pub(crate) fn embed(&self, part: &Tensor) -> Result<Tensor> {
+        apply1(&handle(self.clone()), &[part])
+    }
+
+    /// Adds `part` to its place in `target` without building the zeros around it; false when the
+    /// dtype has no fast path. Many slices of one tensor thus cost their own size each, and not
+    /// the size of the whole every time.
+    pub(crate) fn add_in_place(&self, target: &mut Array, part: &Array) -> Result<bool> {
+        fn add<T: Element + std::ops::AddAssign>(
+            at: &Embed,
+            target: &mut Array,
+            part: &Array,
+        ) -> Result<()> {
+            let inner: usize = target.dims()[at.dim + 1..].iter().product();
+            let (count, size) = (part.dims()[at.dim], target.dims()[at.dim]);
+            let dense = entrenar_cpu::copy::contiguous(part)?;
+            let (source, out) = (dense.as_slice::<T>()?, target.make_mut::<T>()?);
+            if inner == 0 || count == 0 {
+                return Ok(());
+            }
+            for (row, values) in source.chunks_exact(inner).enumerate() {
+                let (outer, k) = (row / count, row % count);
+                let start = (outer * size + at.start + k * at.step) * inner;
+                for (o, v) in out[start..start + inner].iter_mut().zip(values) {
+                    *o += *v;
+                }
+            }
+            Ok(())
+        }
+        if target.dtype() != part.dtype() {
+            return Ok(false);
+        }
+        match part.dtype() {
+            DType::F32 => add::<f32>(self, target, part)?,
+            DType::F64 => add::<f64>(self, target, part)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
 }
 
 impl Op for Embed {

@@ -47,6 +47,7 @@ pub(crate) fn kept_shape(shape: &Shape, dims: &[usize]) -> Shape {
 
 impl Tensor {
     /// Removes `dims` (all of size 1) unless `keepdim`.
+    #[track_caller]
     pub(crate) fn drop_dims(&self, dims: &[usize], keepdim: bool) -> Result<Tensor> {
         if keepdim {
             return Ok(self.clone());
