@@ -192,13 +192,13 @@ fn columns(resolved: &Json, report: &mut dyn FnMut(&str, String)) {
         let path = format!("data.columns.types.{name}");
         if name == target {
             match (task, kind.as_str()) {
-                (Some(CLASSIFICATION), Some("number")) => {
+                (Some(CLASSIFICATION), Some("number" | "boolean")) => {
                     report(
                         &path,
                         "the target of a classification is a category".to_owned(),
                     );
                 }
-                (Some(REGRESSION), Some("category")) => {
+                (Some(REGRESSION), Some("category" | "boolean")) => {
                     report(&path, "the target of a regression is a number".to_owned());
                 }
                 _ => {}

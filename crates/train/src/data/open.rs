@@ -91,7 +91,10 @@ pub fn open_data(config: &Config) -> Result<OpenedData> {
                 features: columns.features.clone(),
                 kinds: kinds(columns),
                 scaling: scaling(data.normalize.as_ref()),
-                missing: Missing::Error,
+                missing: match columns.missing {
+                    config::Missing::Error => Missing::Error,
+                    config::Missing::Mean => Missing::Mean,
+                },
                 ..TableSpec::new(columns.target.clone(), target_kind)
             };
             let table = TableData::open(here, &data.path, &spec, &splits, config.seed)?;
@@ -144,6 +147,7 @@ fn kinds(columns: &config::Columns) -> BTreeMap<String, ColumnKind> {
     let kind = |column_type: ColumnType| match column_type {
         ColumnType::Number => ColumnKind::Numeric,
         ColumnType::Category => ColumnKind::Categorical,
+        ColumnType::Boolean => ColumnKind::Boolean,
     };
     columns
         .types

@@ -178,7 +178,7 @@ impl RunDirectory {
     ///
     /// What the file system reports.
     pub fn write_config(&self, yaml: &str) -> Result<()> {
-        write_atomic(&self.config_file(), yaml.as_bytes())
+        write_atomic(self.config_file(), yaml.as_bytes())
     }
 
     /// The config of the run that is resumed, if it got as far as writing one.
@@ -205,7 +205,7 @@ impl RunDirectory {
         if records.is_empty() {
             return Ok(());
         }
-        write_atomic(&self.plot_file(), super::loss_plot(&records).as_bytes())
+        write_atomic(self.plot_file(), super::loss_plot(&records).as_bytes())
     }
 }
 

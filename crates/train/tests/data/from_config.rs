@@ -87,14 +87,19 @@ fn tables() {
 #[test]
 fn regression() {
     let place = Place::new();
-    place.write("a.csv", "x,y\n1,10\n2,20\n3,30\n4,40\n");
+    place.write("a.csv", "x,on,y\n1,yes,10\n,no,20\n3,no,30\n,yes,40\n");
     let opened = open(
         &place,
         "task: regression\nmodel: {architecture: mlp}\ntrain: {epochs: 1}\n\
-         data: {path: a.csv, columns: {target: y}, normalize: standard}\n",
+         data: {path: a.csv, columns: {target: y, types: {on: boolean}, missing: mean}, normalize: standard}\n",
     );
     assert_eq!(opened.preprocessing.outputs(), 1);
     let all = opened.parts.training.batch(&[0, 3]).unwrap();
+    let deviation = 1.0; // of 1 and 3
+    assert_eq!(
+        all.inputs.to_vec::<f32>().unwrap(),
+        [-deviation, 1.0, 0.0, 1.0]
+    );
     assert_eq!(all.targets.to_vec::<f32>().unwrap(), [10.0, 40.0]);
 }
 

@@ -44,10 +44,7 @@ const FORMATS: &[Choice] = &[
 ];
 
 const TOKENIZERS: &[Choice] = &[
-    Choice::new(
-        "char",
-        "One token per character that occurs in the training text.",
-    ),
+    Choice::new("char", "One token per character that occurs in the files."),
     Choice::new("byte", "One token per byte of UTF-8: 256 tokens, any text."),
 ];
 
@@ -63,8 +60,14 @@ const COLUMN_TYPES: &[Choice] = &[
     Choice::new("number", "A number."),
     Choice::new(
         "category",
-        "One of a set of names, collected from the training split.",
+        "One of a set of names, collected from the training files.",
     ),
+    Choice::new("boolean", "true or false, yes or no, 1 or 0."),
+];
+
+const MISSING: &[Choice] = &[
+    Choice::new("error", "A mistake, reported with its row."),
+    Choice::new("mean", "The mean of the column over the training split."),
 ];
 
 const SPLIT: Kind = Kind::Either(&[Kind::Number(FRACTION), Kind::Paths]);
@@ -145,6 +148,13 @@ static COLUMNS: Section = Section {
             "Type of each column; others are number, and the target of a classification is category.",
         )
         .also_known_as(&["dtypes", "type"]),
+        Field::with_default(
+            "missing",
+            Kind::Choice(MISSING),
+            "error",
+            "What an empty cell (or NA, NaN, null) of a number column means.",
+        )
+        .also_known_as(&["na", "nan", "impute", "fill_missing"]),
     ],
     rules: &[],
     reserved: &[],
@@ -230,6 +240,8 @@ pub struct Columns {
     pub target: String,
     /// Declared types, by column name; see [`Columns::feature_type`].
     pub types: BTreeMap<String, ColumnType>,
+    /// What an empty cell of a number column means.
+    pub missing: Missing,
 }
 
 impl Columns {
@@ -247,6 +259,18 @@ pub enum ColumnType {
     Number,
     /// One of a set of names.
     Category,
+    /// True or false.
+    Boolean,
+}
+
+/// `data.columns.missing`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Missing {
+    /// A mistake.
+    Error,
+    /// The mean over the training split.
+    Mean,
 }
 
 /// `data.validation` and `data.test`.

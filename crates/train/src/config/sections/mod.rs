@@ -12,7 +12,8 @@ mod schedule;
 mod train;
 
 pub use data::{
-    ColumnType, Columns, Data, Format, MeanStd, Normalize, NormalizeName, Split, TokenizerKind,
+    ColumnType, Columns, Data, Format, MeanStd, Missing, Normalize, NormalizeName, Split,
+    TokenizerKind,
 };
 pub use generate::Generate;
 pub use model::{Activation, Cnn, Gpt, Mlp, Model};
