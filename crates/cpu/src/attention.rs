@@ -139,11 +139,11 @@ impl<'a, T: Real> Heads<'a, T> {
 }
 
 /// The array in `dtype`, copied when its last dimension has gaps.
-fn readable(x: &Array, dtype: DType) -> Array {
-    let x = kit::cast(x, dtype);
+fn readable(x: &Array, dtype: DType) -> Result<Array> {
+    let x = kit::cast(x, dtype)?;
     let last = x.rank() - 1;
     if x.dims()[last] <= 1 || x.layout().strides()[last] == 1 {
-        x
+        Ok(x)
     } else {
         kit::contiguous(&x)
     }
@@ -206,7 +206,7 @@ fn broadcast_mask(
     let mask = if mask.dtype() == DType::Bool {
         mask.clone()
     } else {
-        kit::cast(mask, dtype)
+        kit::cast(mask, dtype)?
     };
     let stretched = mask.broadcast_to(&scores).map_err(|_| {
         Error::shape(
@@ -300,9 +300,9 @@ pub fn attention(
     let z = sizes_of(OP, q, k, v)?;
     let mask = broadcast_mask(OP, mask, &z, compute)?;
     let (dq, dk, dv) = (
-        readable(q, compute),
-        readable(k, compute),
-        readable(v, compute),
+        readable(q, compute)?,
+        readable(k, compute)?,
+        readable(v, compute)?,
     );
     let (out, lse) = with_real!(compute, T => {
         let mask = mask_of::<T>(mask.as_ref())?;
@@ -330,7 +330,7 @@ pub fn attention(
         });
         (out, lse)
     });
-    Ok((kit::cast(&out, q.dtype()), lse))
+    Ok((kit::cast(&out, q.dtype())?, lse))
 }
 
 /// One block of queries of one (batch, head). `out` is `[rows, value_width]`, `lse` `[rows]`.
@@ -442,8 +442,9 @@ pub fn attention_backward(
         ));
     }
     let mask = broadcast_mask(OP, mask, &z, compute)?;
-    let inputs = [grad, q, k, v, out].map(|a| readable(a, compute));
-    let lse = kit::dense(lse, compute);
+    let read = |a| readable(a, compute);
+    let inputs = [read(grad)?, read(q)?, read(k)?, read(v)?, read(out)?];
+    let lse = kit::dense(lse, compute)?;
     let (dq, dk, dv) = with_real!(compute, T => {
         let mask = mask_of::<T>(mask.as_ref())?;
         let [grad, q, k, v, out] = &inputs;
@@ -490,9 +491,9 @@ pub fn attention_backward(
         (dq, dk, dv)
     });
     Ok((
-        kit::cast(&dq, q.dtype()),
-        kit::cast(&dk, k.dtype()),
-        kit::cast(&dv, v.dtype()),
+        kit::cast(&dq, q.dtype())?,
+        kit::cast(&dk, k.dtype())?,
+        kit::cast(&dv, v.dtype())?,
     ))
 }
 

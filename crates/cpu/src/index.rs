@@ -189,7 +189,7 @@ fn scatter_with<T: Element>(
     for (d, &size) in index.dims().iter().enumerate() {
         part = part.slice(d, 0, size, 1)?;
     }
-    let part = contiguous(&part);
+    let part = contiguous(&part)?;
     let values = part.as_slice::<T>()?;
     let target = out.make_mut::<T>()?;
     rows(index.dims(), &walk, 0, |at, base| {
@@ -253,9 +253,9 @@ pub fn scatter_add(base: &Array, dim: usize, index: &Array, src: &Array) -> Resu
         }),
         DType::Bool => Err(Error::dtype(OP, "a dtype with addition", "bool")),
         half @ (DType::F16 | DType::BF16) => {
-            let (base, src) = (kit::cast(base, DType::F32), kit::cast(src, DType::F32));
+            let (base, src) = (kit::cast(base, DType::F32)?, kit::cast(src, DType::F32)?);
             let sum = scatter_with::<f32>(OP, &base, dim, index, &src, |o, v| *o += v)?;
-            Ok(kit::cast(&sum, half))
+            kit::cast(&sum, half)
         }
     }
 }
@@ -297,7 +297,7 @@ pub fn index_select(x: &Array, dim: usize, index: &Array) -> Result<Array> {
     } else if ids.len() != 1 {
         return Err(Error::shape(OP, "one index into a scalar", index.shape()));
     }
-    let x = contiguous(x);
+    let x = contiguous(x)?;
     dispatch!(x.dtype(), T => {
         let data = x.as_slice::<T>()?;
         Ok(Array::build(&shape, |out: &mut [T]| {
@@ -389,7 +389,7 @@ pub fn embedding_backward(grad: &Array, index: &Array, rows: usize) -> Result<Ar
         order[next[i as usize]] = at;
         next[i as usize] += 1;
     }
-    let dense = kit::dense(grad, compute);
+    let dense = kit::dense(grad, compute)?;
     let out = kit::with_real!(compute, T => {
         let g = dense.as_slice::<T>()?;
         let per_row = (1 + ids.len() / rows.max(1)) as f64 * width as f64 * COPY_NS;
@@ -407,7 +407,7 @@ pub fn embedding_backward(grad: &Array, index: &Array, rows: usize) -> Result<Ar
             });
         })
     });
-    Ok(kit::cast(&out, grad.dtype()))
+    kit::cast(&out, grad.dtype())
 }
 
 /// Ones at `index` along a new last dimension of `classes` entries, zeros elsewhere.

@@ -338,24 +338,23 @@ pub(crate) fn compute_dtype(op: &str, dtype: DType) -> Result<DType> {
     }
 }
 
-/// The array in `dtype`, any layout.
-pub(crate) fn cast(x: &Array, dtype: DType) -> Array {
-    x.cast(dtype)
+/// The array in `dtype`; one that has it already is shared, whatever its layout.
+pub(crate) fn cast(x: &Array, dtype: DType) -> Result<Array> {
+    if x.dtype() == dtype {
+        Ok(x.clone())
+    } else {
+        crate::cast::cast(x, dtype)
+    }
 }
 
 /// The array in `dtype`, row-major without gaps.
-pub(crate) fn dense(x: &Array, dtype: DType) -> Array {
-    let x = cast(x, dtype);
-    if x.is_contiguous() { x } else { x.deep_copy() }
+pub(crate) fn dense(x: &Array, dtype: DType) -> Result<Array> {
+    crate::cast::cast(x, dtype)
 }
 
 /// The array row-major without gaps.
-pub(crate) fn contiguous(x: &Array) -> Array {
-    if x.is_contiguous() {
-        x.clone()
-    } else {
-        x.deep_copy()
-    }
+pub(crate) fn contiguous(x: &Array) -> Result<Array> {
+    crate::copy::contiguous(x)
 }
 
 /// Checks that two operands share a dtype.

@@ -11,13 +11,17 @@ pub mod conv;
 pub mod copy;
 pub mod index;
 mod kit;
+pub mod linalg;
 pub mod loss;
 pub mod norm;
 pub mod pool;
 pub mod pointwise;
+pub mod rotary;
 pub mod scalar;
+pub mod scan;
 pub mod simd;
 pub mod softmax;
+pub mod sort;
 pub mod team;
 mod walk;
 #[cfg(test)]

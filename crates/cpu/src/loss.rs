@@ -150,11 +150,11 @@ fn problem(
         }
         Some(w) => {
             kit::compute_dtype(op, w.dtype())?;
-            Some(kit::dense(w, compute))
+            Some(kit::dense(w, compute)?)
         }
         None => None,
     };
-    let logits = kit::dense(logits, compute);
+    let logits = kit::dense(logits, compute)?;
     Ok(Problem {
         compute,
         rows,
@@ -231,7 +231,7 @@ pub fn cross_entropy(
         });
         (loss, lse)
     });
-    Ok((kit::cast(&loss, logits.dtype()), lse))
+    Ok((kit::cast(&loss, logits.dtype())?, lse))
 }
 
 /// The gradient of [`cross_entropy`]'s row losses, weighted by `row_grad` `[N]`, with respect to
@@ -280,7 +280,7 @@ pub fn cross_entropy_backward(
             });
         })
     });
-    Ok(kit::cast(&out, logits.dtype()))
+    kit::cast(&out, logits.dtype())
 }
 
 /// Checks and converts the two vectors with one entry per row.
@@ -302,7 +302,7 @@ fn per_row(
         }
         kit::compute_dtype(op, a.dtype())?;
     }
-    Ok((kit::dense(lse, dtype), kit::dense(row_grad, dtype)))
+    Ok((kit::dense(lse, dtype)?, kit::dense(row_grad, dtype)?))
 }
 
 /// Shapes of the fused loss, checked: x `[N, D]`, w `[C, D]`.
@@ -343,7 +343,7 @@ pub fn linear_cross_entropy(
     let compute = kit::compute_dtype(OP, x.dtype())?;
     let (n, d, c) = fused_sizes(OP, x, w)?;
     let targets = targets_of(OP, targets, n, c, ignore_index)?;
-    let (x, w) = (kit::dense(x, compute), kit::dense(w, compute));
+    let (x, w) = (kit::dense(x, compute)?, kit::dense(w, compute)?);
     with_real!(compute, T => {
         let (x, w) = (x.as_slice::<T>()?, w.as_slice::<T>()?);
         let mut loss = Array::zeros([n], compute);
@@ -412,7 +412,7 @@ pub fn linear_cross_entropy_backward(
     let (n, d, c) = fused_sizes(OP, x, w)?;
     let targets = targets_of(OP, targets, n, c, ignore_index)?;
     let (lse, row_grad) = per_row(OP, n, compute, lse, row_grad)?;
-    let (dense_x, dense_w) = (kit::dense(x, compute), kit::dense(w, compute));
+    let (dense_x, dense_w) = (kit::dense(x, compute)?, kit::dense(w, compute)?);
     let [need_x, need_w] = needs;
     let (dx, dw) = with_real!(compute, T => {
         let (x, w) = (dense_x.as_slice::<T>()?, dense_w.as_slice::<T>()?);
@@ -496,7 +496,7 @@ pub fn linear_cross_entropy_backward(
         (dx, dw)
     });
     Ok((
-        dx.map(|a| kit::cast(&a, x.dtype())),
-        dw.map(|a| kit::cast(&a, w.dtype())),
+        dx.map(|a| kit::cast(&a, x.dtype())).transpose()?,
+        dw.map(|a| kit::cast(&a, w.dtype())).transpose()?,
     ))
 }

@@ -192,7 +192,7 @@ fn parameter(
         ));
     }
     kit::compute_dtype(op, value.dtype())?;
-    Ok(Some(kit::dense(value, dtype)))
+    Ok(Some(kit::dense(value, dtype)?))
 }
 
 /// Rows of `n` elements in `x`; `n` is a product of trailing dimensions.
@@ -247,7 +247,7 @@ fn norm_forward(
     let rows = row_count(op, x, n)?;
     let weight = parameter(op, "weight", weight, n, compute)?;
     let bias = parameter(op, "bias", bias, n, compute)?;
-    let dense = kit::dense(x, compute);
+    let dense = kit::dense(x, compute)?;
     let (y, mean, rstd) = with_real!(compute, T => {
         let x = dense.as_slice::<T>()?;
         let (w, b) = weight_and_bias::<T>(weight.as_ref(), bias.as_ref(), n)?;
@@ -268,7 +268,7 @@ fn norm_forward(
         });
         (y, mean, rstd)
     });
-    Ok((kit::cast(&y, x.dtype()), mean, rstd))
+    Ok((kit::cast(&y, x.dtype())?, mean, rstd))
 }
 
 #[track_caller]
@@ -307,10 +307,13 @@ fn norm_backward(
     let weight_dtype = weight.map_or(x.dtype(), Array::dtype);
     let weight_shape = weight.map_or(Shape::from([n]), |w| w.shape().clone());
     let dense_w = parameter(op, "weight", weight, n, compute)?;
-    let (dense_g, dense_x) = (kit::dense(grad, compute), kit::dense(x, compute));
-    let rstd = kit::dense(rstd, compute);
+    let (dense_g, dense_x) = (kit::dense(grad, compute)?, kit::dense(x, compute)?);
+    let rstd = kit::dense(rstd, compute)?;
     let centered = mean.is_some();
-    let mean = mean.map_or_else(|| Array::zeros([rows], compute), |m| kit::dense(m, compute));
+    let mean = match mean {
+        Some(m) => kit::dense(m, compute)?,
+        None => Array::zeros([rows], compute),
+    };
     let [need_x, need_w, need_b] = needs;
     with_real!(compute, T => {
         let (g, x) = (dense_g.as_slice::<T>()?, dense_x.as_slice::<T>()?);
@@ -361,7 +364,7 @@ fn norm_backward(
                 }
             }
             let finish = |part: &[T]| -> Result<Array> {
-                Ok(kit::cast(&Array::from_slice(part, &weight_shape)?, weight_dtype))
+                kit::cast(&Array::from_slice(part, &weight_shape)?, weight_dtype)
             };
             if need_w {
                 dw = Some(finish(&total[..n])?);
@@ -370,7 +373,7 @@ fn norm_backward(
                 db = Some(finish(&total[n..])?);
             }
         }
-        Ok((dx.map(|d| kit::cast(&d, grad.dtype())), dw, db))
+        Ok((dx.map(|d| kit::cast(&d, grad.dtype())).transpose()?, dw, db))
     })
 }
 
@@ -491,7 +494,7 @@ pub fn batch_norm(
     let weight = parameter(OP, "weight", weight, channels, compute)?;
     let bias = parameter(OP, "bias", bias, channels, compute)?;
     let count = (x.numel() / channels.max(1)) as f64;
-    let dense = kit::dense(x, compute);
+    let dense = kit::dense(x, compute)?;
     let (y, mean, rstd) = with_real!(compute, T => {
         let x = dense.as_slice::<T>()?;
         let w = weight.as_ref().map(|w| w.as_slice::<T>()).transpose()?;
@@ -529,7 +532,7 @@ pub fn batch_norm(
         });
         (y, mean, rstd)
     });
-    Ok((kit::cast(&y, x.dtype()), mean, rstd))
+    Ok((kit::cast(&y, x.dtype())?, mean, rstd))
 }
 
 /// Gradients of [`batch_norm`] with respect to input, weight and bias; `needs` says which.
@@ -565,8 +568,8 @@ pub fn batch_norm_backward(
     }
     let weight_dtype = weight.map_or(x.dtype(), Array::dtype);
     let dense_w = parameter(OP, "weight", weight, channels, compute)?;
-    let (dense_g, dense_x) = (kit::dense(grad, compute), kit::dense(x, compute));
-    let (mean, rstd) = (kit::dense(mean, compute), kit::dense(rstd, compute));
+    let (dense_g, dense_x) = (kit::dense(grad, compute)?, kit::dense(x, compute)?);
+    let (mean, rstd) = (kit::dense(mean, compute)?, kit::dense(rstd, compute)?);
     let count = (batch * s) as f64;
     with_real!(compute, T => {
         let (g, x) = (dense_g.as_slice::<T>()?, dense_x.as_slice::<T>()?);
@@ -604,10 +607,10 @@ pub fn batch_norm_backward(
             });
         });
         let finish = |sums: &[f64]| -> Result<Array> {
-            Ok(kit::cast(&Array::from_slice(sums, [channels])?, weight_dtype))
+            kit::cast(&Array::from_slice(sums, [channels])?, weight_dtype)
         };
         Ok((
-            needs[0].then(|| kit::cast(&dx, grad.dtype())),
+            needs[0].then(|| kit::cast(&dx, grad.dtype())).transpose()?,
             needs[1].then(|| finish(&sum_gx)).transpose()?,
             needs[2].then(|| finish(&sum_g)).transpose()?,
         ))

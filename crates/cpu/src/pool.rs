@@ -269,7 +269,7 @@ fn quarter_plane<T: Real>(z: &Windows, x: &[T], y: &mut [T], index: &mut [i64]) 
 }
 
 fn max_with(x: &Array, compute: DType, z: &Windows) -> Result<(Array, Array)> {
-    let dense = kit::dense(x, compute);
+    let dense = kit::dense(x, compute)?;
     let (plane, outputs, quarter) = (z.plane(), z.outputs(), z.is_quarter());
     let (y, index) = with_real!(compute, T => {
         let x = dense.as_slice::<T>()?;
@@ -306,7 +306,7 @@ fn max_with(x: &Array, compute: DType, z: &Windows) -> Result<(Array, Array)> {
         });
         (y, index)
     });
-    Ok((kit::cast(&y, x.dtype()), index))
+    Ok((kit::cast(&y, x.dtype())?, index))
 }
 
 /// The largest element of each window, and its flat position within its plane (i64), as
@@ -385,7 +385,7 @@ pub fn max_pool_backward(grad: &Array, index: &Array, x_shape: &[usize]) -> Resu
             format!("{} at flat position {at}", ids[at]),
         ));
     }
-    let dense = kit::dense(grad, compute);
+    let dense = kit::dense(grad, compute)?;
     let out = with_real!(compute, T => {
         let g = dense.as_slice::<T>()?;
         Array::build(&shape, |dx: &mut [T]| {
@@ -404,7 +404,7 @@ pub fn max_pool_backward(grad: &Array, index: &Array, x_shape: &[usize]) -> Resu
             });
         })
     });
-    Ok(kit::cast(&out, grad.dtype()))
+    kit::cast(&out, grad.dtype())
 }
 
 /// What the sum of a window is divided by.
@@ -451,7 +451,7 @@ fn average_windows(
 }
 
 fn average_with(x: &Array, compute: DType, z: &Windows, divisor: Divisor) -> Result<Array> {
-    let dense = kit::dense(x, compute);
+    let dense = kit::dense(x, compute)?;
     let (plane, outputs) = (z.plane(), z.outputs());
     let y = with_real!(compute, T => {
         let x = dense.as_slice::<T>()?;
@@ -472,7 +472,7 @@ fn average_with(x: &Array, compute: DType, z: &Windows, divisor: Divisor) -> Res
             });
         })
     });
-    Ok(kit::cast(&y, x.dtype()))
+    kit::cast(&y, x.dtype())
 }
 
 #[track_caller]
@@ -493,7 +493,7 @@ fn average_back(
     }
     let shape = Shape::from(x_shape);
     shape.checked_numel()?;
-    let dense = kit::dense(grad, compute);
+    let dense = kit::dense(grad, compute)?;
     let (plane, outputs) = (z.plane(), z.outputs());
     let dx = with_real!(compute, T => {
         let g = dense.as_slice::<T>()?;
@@ -513,7 +513,7 @@ fn average_back(
             });
         })
     });
-    Ok(kit::cast(&dx, grad.dtype()))
+    kit::cast(&dx, grad.dtype())
 }
 
 /// The average of each window.

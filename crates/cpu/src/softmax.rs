@@ -132,7 +132,7 @@ fn forward(op: &str, x: &Array, dim: usize, kind: Kind) -> Result<Array> {
     kit::check_dim(op, x, dim)?;
     let compute = kit::compute_dtype(op, x.dtype())?;
     let (outer, n, inner) = kit::around(x.dims(), dim);
-    let dense = kit::dense(x, compute);
+    let dense = kit::dense(x, compute)?;
     let out = with_real!(compute, T => {
         let x = dense.as_slice::<T>()?;
         Array::build(dense.shape(), |y: &mut [T]| {
@@ -165,7 +165,7 @@ fn forward(op: &str, x: &Array, dim: usize, kind: Kind) -> Result<Array> {
             }
         })
     });
-    Ok(kit::cast(&out, x.dtype()))
+    kit::cast(&out, x.dtype())
 }
 
 /// Writes a dense block of `width` columns back to rows `inner` apart.
@@ -196,7 +196,7 @@ fn backward(op: &str, y: &Array, grad: &Array, dim: usize, kind: Kind) -> Result
     }
     let compute = kit::compute_dtype(op, y.dtype())?;
     let (outer, n, inner) = kit::around(y.dims(), dim);
-    let (dense_y, dense_g) = (kit::dense(y, compute), kit::dense(grad, compute));
+    let (dense_y, dense_g) = (kit::dense(y, compute)?, kit::dense(grad, compute)?);
     let out = with_real!(compute, T => {
         let (y, g) = (dense_y.as_slice::<T>()?, dense_g.as_slice::<T>()?);
         Array::build(dense_y.shape(), |dx: &mut [T]| {
@@ -229,7 +229,7 @@ fn backward(op: &str, y: &Array, grad: &Array, dim: usize, kind: Kind) -> Result
             }
         })
     });
-    Ok(kit::cast(&out, y.dtype()))
+    kit::cast(&out, y.dtype())
 }
 
 /// Softmax along `dim`: non-negative numbers that add up to 1. Any rank and layout.

@@ -76,7 +76,7 @@ pub fn conv(x: &Array, w: &Array, geometry: &ConvGeometry) -> Result<Array> {
     kit::same_dtype(OP, x, w)?;
     let compute = kit::compute_dtype(OP, x.dtype())?;
     let plan = Plan::new(OP, x.dims(), w.dims(), geometry)?;
-    let (dense_x, dense_w) = (kit::dense(x, compute), kit::dense(w, compute));
+    let (dense_x, dense_w) = (kit::dense(x, compute)?, kit::dense(w, compute)?);
     let out = with_real!(compute, T => {
         let (x, w) = (dense_x.as_slice::<T>()?, dense_w.as_slice::<T>()?);
         Array::build(plan.output_shape(), |y: &mut [T]| {
@@ -128,7 +128,7 @@ pub fn conv(x: &Array, w: &Array, geometry: &ConvGeometry) -> Result<Array> {
             });
         })
     });
-    Ok(kit::cast(&out, x.dtype()))
+    kit::cast(&out, x.dtype())
 }
 
 /// The gradient of [`conv`] with respect to its input, of shape `x_shape`: `grad` `[N, O, *]`,
@@ -149,7 +149,7 @@ pub fn conv_input_grad(
     let plan = Plan::new(OP, x_shape, w.dims(), geometry)?;
     check_gradient(OP, &plan, grad)?;
     Shape::from(x_shape).checked_numel()?;
-    let (dense_g, dense_w) = (kit::dense(grad, compute), kit::dense(w, compute));
+    let (dense_g, dense_w) = (kit::dense(grad, compute)?, kit::dense(w, compute)?);
     let out = with_real!(compute, T => {
         let (g, w) = (dense_g.as_slice::<T>()?, dense_w.as_slice::<T>()?);
         Array::build(x_shape, |dx: &mut [T]| {
@@ -203,7 +203,7 @@ pub fn conv_input_grad(
             });
         })
     });
-    Ok(kit::cast(&out, grad.dtype()))
+    kit::cast(&out, grad.dtype())
 }
 
 /// The gradient of [`conv`] with respect to its weight, of shape `w_shape`: `grad` `[N, O, *]`,
@@ -224,7 +224,7 @@ pub fn conv_weight_grad(
     let plan = Plan::new(OP, x.dims(), w_shape, geometry)?;
     check_gradient(OP, &plan, grad)?;
     let size = Shape::from(w_shape).checked_numel()?;
-    let (dense_g, dense_x) = (kit::dense(grad, compute), kit::dense(x, compute));
+    let (dense_g, dense_x) = (kit::dense(grad, compute)?, kit::dense(x, compute)?);
     let out = with_real!(compute, T => {
         let (g, x) = (dense_g.as_slice::<T>()?, dense_x.as_slice::<T>()?);
         Array::build(w_shape, |dw: &mut [T]| {
@@ -297,7 +297,7 @@ pub fn conv_weight_grad(
             });
         })
     });
-    Ok(kit::cast(&out, grad.dtype()))
+    kit::cast(&out, grad.dtype())
 }
 
 #[track_caller]

@@ -4,9 +4,12 @@
 mod attention;
 mod conv;
 mod index;
+mod linalg;
 mod loss;
 mod norm;
+mod order;
 mod pool;
+mod rotary;
 mod softmax;
 
 use entrenar_base::{Array, DType, Philox, Shape};
