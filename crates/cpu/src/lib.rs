@@ -13,6 +13,7 @@ pub mod index;
 mod kit;
 pub mod linalg;
 pub mod loss;
+pub mod matmul;
 pub mod norm;
 pub mod pool;
 pub mod pointwise;
