@@ -398,8 +398,8 @@ mod signals {
     }
 
     fn send(child: &Child, signal: &str) {
-        let status = Command::new("kill")
-            .args([signal, &child.id().to_string()])
+        let status = Command::new("sh")
+            .args(["-c", &format!("kill {signal} {}", child.id())])
             .status()
             .unwrap();
         assert!(status.success());

@@ -131,3 +131,32 @@ fn images() {
         (3, 1)
     );
 }
+
+/// The data that ships with the examples is what their configs say.
+#[test]
+fn examples_open() {
+    let examples = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples"));
+    let open =
+        |name: &str| open_data(&config::load(&examples.join(name), &[]).unwrap().config).unwrap();
+    let iris = open("iris.yaml");
+    assert_eq!(
+        iris.preprocessing.labels(),
+        ["setosa", "versicolor", "virginica"]
+    );
+    let sizes = [
+        iris.parts.training.len(),
+        iris.parts.validation.unwrap().len(),
+        iris.parts.test.unwrap().len(),
+    ];
+    assert_eq!(sizes, [90, 30, 30]);
+    let digits = open("digits.yaml");
+    assert_eq!(
+        (
+            digits.preprocessing.sample_shape(),
+            digits.preprocessing.outputs()
+        ),
+        (vec![64], 10)
+    );
+    let gpt = open("gpt.yaml");
+    assert!(gpt.parts.training.len() > 100_000 && gpt.parts.validation.is_some());
+}
