@@ -8,6 +8,8 @@
 //! on the number of threads. Inputs may be strided views, such as slices of one projection
 //! `[batch, time, 3, head, channel]`; they are copied only if their last dimension has gaps.
 
+#![allow(clippy::too_many_arguments, reason = "kernels take slices and sizes")]
+
 use entrenar_base::{Array, DType, Error, Result, Shape};
 
 use crate::kit::{self, Matrix, Real, gemm, multiversion, with_real};
@@ -240,10 +242,6 @@ fn visible(z: &Sizes, causal: bool, end: usize) -> usize {
 }
 
 /// One block of scores: scale·q·kᵀ + mask, minus infinity where causality forbids.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one block of a larger computation"
-)]
 fn score_block<T: Real>(
     scores: &mut [T],
     q: Matrix<'_, T>,
@@ -334,10 +332,6 @@ pub fn attention(
 }
 
 /// One block of queries of one (batch, head). `out` is `[rows, value_width]`, `lse` `[rows]`.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one block of a larger computation"
-)]
 fn forward_block<T: Real>(
     z: &Sizes,
     q: &Heads<'_, T>,
@@ -405,10 +399,6 @@ fn forward_block<T: Real>(
 /// # Errors
 /// When shapes or dtypes do not fit.
 #[track_caller]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the forward pass's inputs and results"
-)]
 pub fn attention_backward(
     grad: &Array,
     q: &Array,

@@ -3,8 +3,7 @@
 //!
 //! Every sum here runs over a fixed number of lanes that are combined as a fixed tree, so its bits
 //! depend on the length alone, never on the instruction set or the number of threads. Loops are
-//! written so that the compiler vectorises them; [`multiversion!`] compiles a loop once for each
-//! instruction set and picks one at run time.
+//! written so that the compiler vectorises them, once per instruction set ([`crate::simd`]).
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -99,6 +98,9 @@ impl Real for f64 {
     }
 }
 
+/// As [`crate::simd::math::exp`], but results below the smallest normal number are 0: masked and
+/// far-away scores would otherwise cost a slow denormal each.
+///
 /// exp(x) = 2^n · e^r with n = round(x / ln 2) and |r| ≤ ln 2 / 2; e^r by a polynomial of degree 6
 /// (coefficients of Cephes' `expf`), ln 2 subtracted in two parts (Cody and Waite).
 #[inline(always)]
@@ -118,7 +120,7 @@ fn exp_f32(x: f32) -> f32 {
     p = p.mul_add(r, 8.333_452e-3);
     p = p.mul_add(r, 4.166_579_6e-2);
     p = p.mul_add(r, 1.666_666_5e-1);
-    p = p.mul_add(r, 5.000_000_1e-1);
+    p = p.mul_add(r, 0.5);
     let y = p.mul_add(r * r, r) + 1.0;
     // Half of 2^n, then doubled: n = 128 (x just under 88.73) would not fit in one factor.
     let half = f32::from_bits(shifted.to_bits().wrapping_add(126).wrapping_shl(23));
@@ -126,67 +128,13 @@ fn exp_f32(x: f32) -> f32 {
     if x < -87.336_54 { 0.0 } else { y }
 }
 
-/// Which copy of a [`multiversion!`] function runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Level {
-    /// Only what every processor of the target has.
-    Baseline,
-    /// AVX2 with FMA.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// AVX-512 F, VL, BW and DQ.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-/// The best level of this processor (the detection is cached by the standard library).
-#[inline]
-pub(crate) fn level() -> Level {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::is_x86_feature_detected as has;
-        if has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq") {
-            return Level::Avx512;
-        }
-        if has!("avx2") && has!("fma") {
-            return Level::Avx2;
-        }
-    }
-    Level::Baseline
-}
-
-/// Defines functions compiled once per instruction set; calls pick the best one the processor
-/// has. Bodies are plain loops: what they call must be `#[inline(always)]`, and a closure in them
-/// would be compiled for the baseline.
+/// Several [`crate::simd::multiversion!`] functions at once. What their bodies call must be
+/// `#[inline(always)]`; a closure in them would be compiled for the baseline.
 macro_rules! multiversion {
-    ($($(#[$meta:meta])* $visibility:vis fn $name:ident<$T:ident: $bound:path>($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
-        $(#[$meta])*
-        #[allow(clippy::too_many_arguments, reason = "kernels take slices and sizes")]
-        $visibility fn $name<$T: $bound>($($argument: $type),*) $(-> $result)? {
-            #[inline(always)]
-            #[allow(clippy::too_many_arguments, reason = "kernels take slices and sizes")]
-            fn plain<$T: $bound>($($argument: $type),*) $(-> $result)? $body
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
-            #[allow(clippy::too_many_arguments, reason = "kernels take slices and sizes")]
-            fn avx512<$T: $bound>($($argument: $type),*) $(-> $result)? {
-                plain::<$T>($($argument),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
-            #[allow(clippy::too_many_arguments, reason = "kernels take slices and sizes")]
-            fn avx2<$T: $bound>($($argument: $type),*) $(-> $result)? {
-                plain::<$T>($($argument),*)
-            }
-            match $crate::kit::level() {
-                // SAFETY: `level` found these features on this processor.
-                #[cfg(target_arch = "x86_64")]
-                $crate::kit::Level::Avx512 => unsafe { avx512::<$T>($($argument),*) },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                $crate::kit::Level::Avx2 => unsafe { avx2::<$T>($($argument),*) },
-                $crate::kit::Level::Baseline => plain::<$T>($($argument),*),
-            }
+    ($($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path>($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
+        $crate::simd::multiversion! {
+            $(#[$meta])*
+            fn $name<$T: $bound>($($argument: $type),*) $(-> $result)? $body
         }
     )*};
 }
@@ -279,11 +227,9 @@ pub(crate) fn exp_shifted_sum<T: Real>(x: &mut [T], shift: T) -> T {
     let mut lanes = [T::ZERO; LANES];
     let (chunks, tail) = x.as_chunks_mut::<LANES>();
     for c in chunks {
-        for l in 0..LANES {
-            c[l] = (c[l] - shift).exp();
-        }
-        for l in 0..LANES {
-            lanes[l] += c[l];
+        for (lane, v) in lanes.iter_mut().zip(c) {
+            *v = (*v - shift).exp();
+            *lane += *v;
         }
     }
     for (lane, v) in lanes.iter_mut().zip(tail) {

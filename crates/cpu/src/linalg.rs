@@ -95,8 +95,7 @@ fn factorize<T: Real>(a: &[T], l: &mut [T], n: usize) -> usize {
             };
             let rest = a[i * n + j] - kit::dot(&row[..j], row_j);
             row[j] = if i == j {
-                // Also true for NaN, which is no pivot either.
-                if !(rest > T::ZERO) {
+                if rest <= T::ZERO || rest.is_nan() {
                     return i + 1;
                 }
                 rest.sqrt()

@@ -7,6 +7,8 @@
 //! softmax from it. Reductions (mean, sum) are the caller's: a row's cotangent is `row_grad`.
 //! The fused form goes through tiles of rows and classes and never holds all logits.
 
+#![allow(clippy::too_many_arguments, reason = "kernels take slices and sizes")]
+
 use entrenar_base::{Array, DType, Error, Result};
 
 use crate::kit::{self, Matrix, Real, gemm, multiversion, with_real};

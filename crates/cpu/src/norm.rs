@@ -7,6 +7,8 @@
 //! pass. Sums over rows go through blocks that depend on the shape alone.
 //! Statistics come out in f32 (f64 for f64 input); 16-bit floats are computed in f32.
 
+#![allow(clippy::too_many_arguments, reason = "kernels take slices and sizes")]
+
 use std::ops::Range;
 
 use entrenar_base::{Array, DType, Error, Result, Shape};
@@ -272,7 +274,6 @@ fn norm_forward(
 }
 
 #[track_caller]
-#[allow(clippy::too_many_arguments, reason = "shared by two public functions")]
 fn norm_backward(
     op: &str,
     grad: &Array,

@@ -5,6 +5,8 @@
 //! A row is handled where it lies when the dimension is the last; otherwise neighbouring columns
 //! go side by side. f16 and bf16 are computed in f32 and rounded once.
 
+#![allow(clippy::too_many_arguments, reason = "kernels take slices and sizes")]
+
 use entrenar_base::{Array, Error, Result};
 
 use crate::kit::{self, Real, multiversion, with_real};
