@@ -175,7 +175,8 @@ impl Gen {
         })
     }
 
-    /// Distinct values, at least 0.05 apart: no ties for sorting and maxima.
+    /// Distinct values, at least 0.05 apart: no ties for sorting and maxima. All lie in the lower
+    /// halves of cells of the grid of multiples of 0.1.
     pub fn tensor_distinct(&mut self, shape: impl Into<Shape>) -> Tensor {
         let shape = shape.into();
         self.next += 1;
@@ -184,7 +185,7 @@ impl Gen {
         self.laid_out(&shape, |g| {
             let k = order.get(at).copied().unwrap_or(0);
             at += 1;
-            k as f64 * 0.1 - order.len() as f64 * 0.05 + g.uniform(0.0, 0.05)
+            k as f64 * 0.1 - (order.len() / 2) as f64 * 0.1 + g.uniform(0.0, 0.05)
         })
     }
 

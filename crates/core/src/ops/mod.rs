@@ -5,6 +5,7 @@
 //! samples from which every generic check is run. Adding an op means writing one file and adding
 //! one line to each of the two lists below.
 
+pub mod activation;
 pub mod arithmetic;
 pub mod broadcast;
 pub mod cast;
@@ -12,6 +13,7 @@ pub mod matmul;
 pub mod permute;
 pub mod reshape;
 pub mod slice;
+pub mod softmax;
 pub mod stack;
 pub mod sum;
 pub mod unary;
@@ -20,6 +22,7 @@ use crate::registry::Entry;
 
 /// The registry, file by file.
 pub(crate) const ENTRIES: &[&[Entry]] = &[
+    activation::ENTRIES,
     arithmetic::ENTRIES,
     broadcast::ENTRIES,
     cast::ENTRIES,
@@ -27,6 +30,7 @@ pub(crate) const ENTRIES: &[&[Entry]] = &[
     permute::ENTRIES,
     reshape::ENTRIES,
     slice::ENTRIES,
+    softmax::ENTRIES,
     stack::ENTRIES,
     sum::ENTRIES,
     unary::ENTRIES,
