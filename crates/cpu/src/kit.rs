@@ -6,10 +6,11 @@
 //! written so that the compiler vectorises them, once per instruction set ([`crate::simd`]).
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
 use entrenar_base::{Array, DType, Error, Float, Result};
+
+use crate::alloc::Scratch;
 
 /// Partial sums that run side by side: two AVX-512 registers of f32.
 pub(crate) const LANES: usize = 32;
@@ -379,36 +380,9 @@ macro_rules! with_real {
 }
 pub(crate) use with_real;
 
-/// A block of scratch memory, aligned to a cache line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[expect(dead_code, reason = "only ever seen as elements")] [u8; 64]);
-
-/// Scratch blocks above this size are not kept.
-const KEPT_BYTES: usize = 64 << 20;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Calls `f` with `len` elements of this thread's scratch memory: arbitrary content, kept for the
-/// next call. Calls may nest.
+/// Calls `f` with `len` elements of temporary memory of arbitrary content.
 pub(crate) fn with_scratch<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    let lines = (len * size_of::<T>()).div_ceil(64);
-    let mut block = SCRATCH
-        .with(|pool| pool.borrow_mut().pop())
-        .unwrap_or_default();
-    if block.len() < lines {
-        block.resize(lines, Line([0; 64]));
-    }
-    // SAFETY: the block holds `lines * 64` initialised bytes, aligned to 64, exclusively borrowed;
-    // any bits are a valid float.
-    let slice = unsafe { std::slice::from_raw_parts_mut(block.as_mut_ptr().cast::<T>(), len) };
-    let result = f(slice);
-    if block.len() * 64 <= KEPT_BYTES {
-        SCRATCH.with(|pool| pool.borrow_mut().push(block));
-    }
-    result
+    f(&mut Scratch::<T>::new(len))
 }
 
 /// A matrix inside a slice: element (i, j) lies at `offset + i * row + j * column`.

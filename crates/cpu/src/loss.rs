@@ -11,6 +11,7 @@
 
 use entrenar_base::{Array, DType, Error, Result};
 
+use crate::alloc::Scratch;
 use crate::kit::{self, Matrix, Real, gemm, multiversion, with_real};
 use crate::team::{self, Shared};
 
@@ -434,7 +435,7 @@ pub fn linear_cross_entropy_backward(
         // Chunks of rows one after the other; inside a chunk, tiles of classes side by side.
         let chunk = (HELD_LOGITS / c.max(1)).clamp(16, 512).min(n.max(1));
         let tiles = c.div_ceil(CLASS_TILE);
-        let mut held = vec![0.0 as T; chunk * c];
+        let mut held = Scratch::<T>::new(chunk * c);
         for start in (0..n).step_by(chunk) {
             let rows = start..(start + chunk).min(n);
             let count = rows.len();

@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use entrenar_base::{Array, DType, Error, Result, Shape};
 
+use crate::alloc::Scratch;
 use crate::kit::{self, LANES, Real, multiversion, with_real};
 use crate::team::{self, Shared};
 
@@ -343,7 +344,7 @@ fn norm_backward(
             let blocks = rows.div_ceil(per_block).max(1);
             // Row `block` of `partial`: dw, then db (absent when not needed).
             let width = if need_b { 2 * n } else { n };
-            let mut partial = vec![0.0 as T; blocks * width];
+            let mut partial = Scratch::<T>::zeroed(blocks * width);
             let cost = (per_block * n) as f64 * ELEMENT_NS;
             team::split_mut(&mut partial, blocks, cost, |range, partial| {
                 if n == 0 {

@@ -12,6 +12,7 @@ mod plan;
 
 use entrenar_base::{Array, Error, Result, Shape};
 
+use crate::alloc::Scratch;
 use crate::kit::{self, Matrix, gemm, with_real};
 use crate::team::{self, Shared};
 pub use plan::ConvGeometry;
@@ -245,7 +246,7 @@ pub fn conv_weight_grad(
             let parts = plan.batch.div_ceil(images);
             let block_k = block_channels * volume;
             let place = plan.group_out * block_k;
-            let mut partial = vec![0.0 as T; parts * plan.groups * blocks * place];
+            let mut partial = Scratch::<T>::zeroed(parts * plan.groups * blocks * place);
             let cost = images as f64 * product_ns(plan.group_out + 20, positions, block_k);
             let items = parts * plan.groups * blocks;
             team::split_mut(&mut partial, items, cost, |range, partial| {
