@@ -9,6 +9,8 @@ pub mod activation;
 pub mod arithmetic;
 pub mod broadcast;
 pub mod cast;
+pub mod layer_norm;
+pub mod linear;
 pub mod matmul;
 pub mod permute;
 pub mod reshape;
@@ -26,6 +28,8 @@ pub(crate) const ENTRIES: &[&[Entry]] = &[
     arithmetic::ENTRIES,
     broadcast::ENTRIES,
     cast::ENTRIES,
+    layer_norm::ENTRIES,
+    linear::ENTRIES,
     matmul::ENTRIES,
     permute::ENTRIES,
     reshape::ENTRIES,
