@@ -18,6 +18,7 @@ pub mod norm;
 pub mod pool;
 pub mod pointwise;
 pub mod rotary;
+pub mod reduce;
 pub mod scalar;
 pub mod scan;
 pub mod simd;
