@@ -22,6 +22,7 @@ pub mod expr;
 pub mod op;
 pub mod ops;
 pub mod registry;
+mod serialize;
 pub mod tensor;
 
 pub use apply::apply;
