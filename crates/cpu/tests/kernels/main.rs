@@ -11,6 +11,7 @@ mod order;
 mod pool;
 mod rotary;
 mod softmax;
+mod torch;
 
 use entrenar_base::{Array, DType, Philox, Shape};
 use entrenar_cpu::team;
