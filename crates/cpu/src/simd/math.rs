@@ -334,6 +334,15 @@ fn sin_cos64(x: f64) -> (f64, f64) {
     )
 }
 
+/// Two independent standard normal numbers from `u` in (0, 1] and `v` in [0, 1): Box and Muller,
+/// "A note on the generation of random normal deviates", 1958.
+#[inline(always)]
+pub fn box_muller(u: f64, v: f64) -> (f64, f64) {
+    let r = (-2.0 * log64(u)).sqrt();
+    let (s, c) = sin_cos64(std::f64::consts::TAU * v);
+    (r * c, r * s)
+}
+
 /// Largest |x| whose sine and cosine the vector code reduces; slices that hold larger ones redo
 /// those elements with the standard library.
 pub const REDUCIBLE: f32 = 1e6;
