@@ -9,9 +9,16 @@ pub mod activation;
 pub mod arithmetic;
 pub mod broadcast;
 pub mod cast;
+pub mod cross_entropy;
+pub mod diagonal;
+pub mod index;
+pub(crate) mod expansion;
 pub mod layer_norm;
 pub mod linear;
+pub mod indexing;
+pub mod loss;
 pub mod matmul;
+pub mod pad;
 pub mod permute;
 pub mod reshape;
 pub mod slice;
@@ -19,6 +26,9 @@ pub mod softmax;
 pub mod stack;
 pub mod sum;
 pub mod unary;
+pub mod where_;
+
+pub use indexing::Index;
 
 use crate::registry::Entry;
 
@@ -28,9 +38,15 @@ pub(crate) const ENTRIES: &[&[Entry]] = &[
     arithmetic::ENTRIES,
     broadcast::ENTRIES,
     cast::ENTRIES,
+    cross_entropy::ENTRIES,
+    diagonal::ENTRIES,
+    index::ENTRIES,
     layer_norm::ENTRIES,
     linear::ENTRIES,
+    indexing::ENTRIES,
+    loss::ENTRIES,
     matmul::ENTRIES,
+    pad::ENTRIES,
     permute::ENTRIES,
     reshape::ENTRIES,
     slice::ENTRIES,
@@ -38,4 +54,5 @@ pub(crate) const ENTRIES: &[&[Entry]] = &[
     stack::ENTRIES,
     sum::ENTRIES,
     unary::ENTRIES,
+    where_::ENTRIES,
 ];
