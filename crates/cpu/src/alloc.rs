@@ -389,7 +389,7 @@ mod system {
 
     /// `bytes` (a multiple of the page size, at least [`HUGE`]) zeroed bytes aligned to [`HUGE`].
     pub fn map(bytes: usize) -> NonNull<u8> {
-        let whole = bytes.checked_add(HUGE).unwrap_or(usize::MAX);
+        let whole = bytes.saturating_add(HUGE);
         let start = raw(whole).or_else(|| {
             super::trim(0);
             raw(whole)

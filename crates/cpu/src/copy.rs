@@ -81,8 +81,8 @@ multiversion! {
         for c in 0..columns {
             let start = (at as isize + c as isize * stride) as usize;
             let source = &data[start..start + rows];
-            for r in 0..rows {
-                block[r][c] = source[r];
+            for (line, &value) in block.iter_mut().zip(source) {
+                line[c] = value;
             }
         }
     }

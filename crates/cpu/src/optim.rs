@@ -430,7 +430,7 @@ mod tests {
 
     fn sgd<T: Real>(momentum: bool, nesterov: bool) -> Vec<f64> {
         let mut p: Vec<T> = [1.0, -2.0, 0.5].map(T::from_f64).to_vec();
-        let mut b = vec![T::ZERO; 3];
+        let mut b = [T::ZERO; 3];
         for t in 1..=5 {
             let g = gradient(t).map(|g| T::from_f64(2.0 * g));
             let step = SgdStep {

@@ -227,6 +227,10 @@ mod tests {
 
     /// Values from mpmath with 40 digits.
     #[test]
+    #[allow(
+        clippy::excessive_precision,
+        reason = "reference values as mpmath printed them"
+    )]
     fn error_functions_are_accurate_to_f64() {
         for (x, want) in [
             (1e-10, 1.1283791670955126e-10),

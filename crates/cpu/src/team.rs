@@ -250,10 +250,11 @@ impl Team {
         self.state.store((epoch * EPOCH) | OPEN, Ordering::SeqCst);
         // The caller takes one part itself.
         for seat in &self.seats[..(size - 1).min(parts - 1)] {
-            if seat.asleep.load(Ordering::SeqCst) && seat.asleep.swap(false, Ordering::SeqCst) {
-                if let Some(thread) = seat.thread.get() {
-                    thread.unpark();
-                }
+            if seat.asleep.load(Ordering::SeqCst)
+                && seat.asleep.swap(false, Ordering::SeqCst)
+                && let Some(thread) = seat.thread.get()
+            {
+                thread.unpark();
             }
         }
         // SAFETY: written above; shared reads only from here on.

@@ -15,16 +15,6 @@ pub(crate) fn strided() -> impl Strategy<Value = Array> {
         .prop_map(|(dims, choices, seed)| view(&dims, &choices, seed))
 }
 
-/// Like [`strided`] without sizes of 0.
-pub(crate) fn strided_full() -> impl Strategy<Value = Array> {
-    (
-        prop::collection::vec(1usize..7, 0..5),
-        prop::collection::vec(any::<u8>(), 12),
-        any::<u16>(),
-    )
-        .prop_map(|(dims, choices, seed)| view(&dims, &choices, seed))
-}
-
 /// Values for `n` elements: multiples of 1/8 in -16..16.
 pub(crate) fn values(n: usize, seed: u16) -> Vec<f32> {
     let mut state = seed as u64 * 2 + 1;

@@ -141,6 +141,10 @@ fn direct<T: Lane>(p: &Compiled, inputs: &[&Array]) -> Option<Result<Array>> {
 }
 
 /// How an input reaches its operands.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a handful on the stack; a box would cost more"
+)]
 enum Feed<'a, T> {
     /// Read in place.
     Slice(&'a [T]),

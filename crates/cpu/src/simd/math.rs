@@ -15,6 +15,11 @@
 //! Polynomials: `oracles/fit_math.py`. Reductions: Cody and Waite, *Software Manual for the
 //! Elementary Functions*, 1980; Muller et al., *Handbook of Floating-Point Arithmetic*.
 
+#![allow(
+    clippy::excessive_precision,
+    reason = "coefficients as the fit printed them"
+)]
+
 /// Adding and subtracting it rounds an f32 below 2^22 to an integer.
 const ROUND32: f32 = 12_582_912.0;
 /// The same for f64 below 2^51.
