@@ -162,6 +162,15 @@ impl EarlyStopping {
         }
     }
 
+    /// Goes on where `stored` stood, if it watched the same metric; patience and `min_delta` stay its
+    /// own.
+    pub fn take_up(&mut self, stored: &Self) {
+        if self.metric == stored.metric && self.mode == stored.mode {
+            self.best = stored.best;
+            self.waited = stored.waited;
+        }
+    }
+
     /// The metric's name.
     pub fn metric(&self) -> &str {
         &self.metric
@@ -219,6 +228,19 @@ mod tests {
                 prop_assert_eq!(best.step(), values.iter().position(|&value| value == expected).map(|at| at as u64));
             }
         }
+    }
+
+    #[test]
+    fn a_state_is_taken_up_by_the_same_metric_only() {
+        let mut stored = EarlyStopping::new("loss", Mode::Min, 9, 0.0);
+        stored.update(1.0);
+        stored.update(1.0);
+        let mut same = EarlyStopping::new("loss", Mode::Min, 3, 0.0);
+        same.take_up(&stored);
+        assert_eq!((same.best(), same.waited()), (Some(1.0), (1, 3)));
+        let mut other = EarlyStopping::new("accuracy", Mode::Max, 3, 0.0);
+        other.take_up(&stored);
+        assert_eq!((other.best(), other.waited()), (None, (0, 3)));
     }
 
     #[test]

@@ -1,0 +1,28 @@
+//! The training loop.
+//!
+//! [`Trainer`] runs any model with any objective; [`Settings`] say how, [`Callback`]s look on.
+//!
+//! Promises: the same seed gives the same bits at any number of threads; a run that was killed and
+//! resumed gives the same metrics and weights as one that was not, times apart; a NaN never reaches
+//! a parameter or a checkpoint unnoticed; memory does not grow with the number of steps; nothing of
+//! a run stays behind in the process. Files: `fit` is the loop, `update` one step, `evaluate` one
+//! evaluation, `session` and `state` what is carried and what is saved, `objective` and `callback`
+//! what others may supply.
+
+mod callback;
+mod evaluate;
+mod fit;
+mod objective;
+mod session;
+mod settings;
+mod state;
+mod totals;
+mod update;
+
+pub use callback::{
+    Callback, Control, EarlyStopping, History, LearningRateMonitor, ModelCheckpoint, Moment,
+};
+pub use evaluate::{Evaluation, evaluate};
+pub use fit::{Ended, Outcome, Trainer};
+pub use objective::{BinaryCrossEntropy, CrossEntropy, MeanSquaredError, Measure, Objective};
+pub use settings::{NanPolicy, Settings, Unit};
