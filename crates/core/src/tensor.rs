@@ -367,6 +367,33 @@ impl Tensor {
         ))
     }
 
+    /// A leaf of the ambient graph with this value whose gradients accumulate in `leaf`: how a
+    /// parameter that keeps its gradient cell hands out its current value.
+    ///
+    /// # Errors
+    /// When the shape, dtype or kind of `value` is not what the leaf was made for.
+    #[track_caller]
+    pub fn from_leaf(value: &Tensor, leaf: &Arc<Leaf>) -> Result<Tensor> {
+        if value.aval() != *leaf.aval() || !value.dtype().is_float() {
+            return Err(Error::shape(
+                "from_leaf",
+                format!("a float tensor like {:?}", leaf.aval()),
+                format!("{:?}", value.aval()),
+            ));
+        }
+        if value.level().is_some() {
+            return Err(Error::autodiff(
+                "from_leaf",
+                "this value belongs to a graph or transform; detach it first",
+            ));
+        }
+        Ok(Tensor::reverse(
+            Level::AMBIENT,
+            value.clone(),
+            Edge::Leaf(leaf.clone()),
+        ))
+    }
+
     /// Whether gradients flow to this tensor at its outermost level.
     pub fn is_tracked(&self) -> bool {
         matches!(&*self.0, Inner::Reverse { .. })

@@ -1,0 +1,17 @@
+//! One integration binary: cells and names, the context, optimizers, layers, and expected values
+//! made with PyTorch.
+
+#[path = "suite/context.rs"]
+mod context;
+#[path = "suite/derive.rs"]
+mod derive;
+#[path = "suite/golden.rs"]
+mod golden;
+#[path = "suite/initial.rs"]
+mod initial;
+#[path = "suite/optimizers.rs"]
+mod optimizers;
+#[path = "suite/parameter.rs"]
+mod parameter;
+#[path = "suite/state.rs"]
+mod state;
