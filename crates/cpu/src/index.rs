@@ -7,7 +7,7 @@
 
 use entrenar_base::{Array, DType, Element, Error, Result, Shape, dispatch};
 
-use crate::kit::{self, check_dim, contiguous, integers, same_dtype};
+use crate::kit::{self, Real, check_dim, contiguous, integers, same_dtype};
 use crate::team;
 
 /// Estimated nanoseconds to move one element.
@@ -350,6 +350,73 @@ pub fn index_add(base: &Array, dim: usize, index: &Array, src: &Array) -> Result
     scatter_add(base, dim, &full, src).map_err(|e| e.context(OP))
 }
 
+/// Positions of an index grouped by the row they name, in order inside each group.
+struct Groups {
+    /// Group `r` is `order[starts[r]..starts[r + 1]]`.
+    starts: Vec<usize>,
+    order: Vec<usize>,
+}
+
+impl Groups {
+    /// A counting sort of checked indices in `0..rows`.
+    fn of(ids: &[i64], rows: usize) -> Groups {
+        let mut starts = vec![0usize; rows + 1];
+        for &i in ids {
+            starts[i as usize + 1] += 1;
+        }
+        for r in 0..rows {
+            starts[r + 1] += starts[r];
+        }
+        let mut order = vec![0usize; ids.len()];
+        let mut next = starts.clone();
+        for (at, &i) in ids.iter().enumerate() {
+            order[next[i as usize]] = at;
+            next[i as usize] += 1;
+        }
+        Groups { starts, order }
+    }
+
+    fn row(&self, row: usize) -> &[usize] {
+        &self.order[self.starts[row]..self.starts[row + 1]]
+    }
+
+    /// Adds rows of `g` (`width` elements each) to the rows of `out` they name, after `prepare`.
+    fn add_rows<T: Real>(
+        &self,
+        g: &[T],
+        out: &mut [T],
+        width: usize,
+        prepare: impl Fn(&mut [T]) + Sync,
+    ) {
+        let rows = self.starts.len() - 1;
+        if width == 0 || rows == 0 {
+            return;
+        }
+        let per_row = (1 + self.order.len() / rows) as f64 * width as f64 * COPY_NS;
+        team::split_mut(out, rows, per_row, |range, out| {
+            for (row, out) in range.zip(out.chunks_exact_mut(width)) {
+                prepare(out);
+                for &at in self.row(row) {
+                    kit::add_into(out, &g[at * width..(at + 1) * width]);
+                }
+            }
+        });
+    }
+}
+
+/// The row width of an embedding's gradient `[N.., D]` for an index `[N..]`.
+#[track_caller]
+fn embedding_width(op: &str, grad: &Array, index: &Array) -> Result<usize> {
+    match grad.dims().split_last() {
+        Some((&width, lead)) if lead == index.dims() => Ok(width),
+        _ => Err(Error::shape(
+            op,
+            format!("a gradient of shape {} plus one dimension", index.shape()),
+            grad.shape(),
+        )),
+    }
+}
+
 /// The gradient of an embedding table: `out[r] = Σ grad[i] over all i with index[i] = r`.
 ///
 /// Shapes: `grad` `[N.., D]`, `index` `[N..]`, result `[rows, D]`. Rows add up in the order of
@@ -361,53 +428,59 @@ pub fn index_add(base: &Array, dim: usize, index: &Array, src: &Array) -> Result
 pub fn embedding_backward(grad: &Array, index: &Array, rows: usize) -> Result<Array> {
     const OP: &str = "embedding_backward";
     let compute = kit::compute_dtype(OP, grad.dtype())?;
-    let width = match grad.dims().split_last() {
-        Some((&width, lead)) if lead == index.dims() => width,
+    let width = embedding_width(OP, grad, index)?;
+    let ids = integers(OP, index)?;
+    check_range(OP, &ids, index.dims(), rows)?;
+    let shape = Shape::from([rows, width]);
+    shape.checked_numel()?;
+    let groups = Groups::of(&ids, rows);
+    let dense = kit::dense(grad, compute)?;
+    let out = kit::with_real!(compute, T => {
+        let g = dense.as_slice::<T>()?;
+        Array::build(&shape, |out: &mut [T]| {
+            groups.add_rows(g, out, width, |row| row.fill(0.0));
+        })
+    });
+    kit::cast(&out, grad.dtype())
+}
+
+/// `target += embedding_backward(grad, index, rows)` for a `target` `[rows, D]`, touching only the
+/// rows that occur (in place when `target` is the only owner of its storage). The sums of f16 and
+/// bf16 are formed in f32 and rounded once.
+///
+/// # Errors
+/// As [`embedding_backward`], and when the shape or dtype of `target` is another.
+#[track_caller]
+pub fn embedding_accumulate(target: &mut Array, grad: &Array, index: &Array) -> Result<()> {
+    const OP: &str = "embedding_accumulate";
+    kit::same_dtype(OP, grad, target)?;
+    let compute = kit::compute_dtype(OP, grad.dtype())?;
+    let width = embedding_width(OP, grad, index)?;
+    let rows = match *target.dims() {
+        [rows, columns] if columns == width => rows,
         _ => {
             return Err(Error::shape(
                 OP,
-                format!("a gradient of shape {} plus one dimension", index.shape()),
-                grad.shape(),
+                format!("a target of shape [rows, {width}]"),
+                target.shape(),
             ));
         }
     };
     let ids = integers(OP, index)?;
     check_range(OP, &ids, index.dims(), rows)?;
-    let shape = Shape::from([rows, width]);
-    shape.checked_numel()?;
-    // Positions grouped by row, in order inside each group: a counting sort.
-    let mut starts = vec![0usize; rows + 1];
-    for &i in ids.iter() {
-        starts[i as usize + 1] += 1;
-    }
-    for r in 0..rows {
-        starts[r + 1] += starts[r];
-    }
-    let mut order = vec![0usize; ids.len()];
-    let mut next = starts.clone();
-    for (at, &i) in ids.iter().enumerate() {
-        order[next[i as usize]] = at;
-        next[i as usize] += 1;
-    }
+    let groups = Groups::of(&ids, rows);
     let dense = kit::dense(grad, compute)?;
-    let out = kit::with_real!(compute, T => {
+    kit::with_real!(compute, T => {
         let g = dense.as_slice::<T>()?;
-        let per_row = (1 + ids.len() / rows.max(1)) as f64 * width as f64 * COPY_NS;
-        Array::build(&shape, |out: &mut [T]| {
-            if width == 0 {
-                return;
-            }
-            team::split_mut(out, rows, per_row, |range, out| {
-                for (row, out) in range.zip(out.chunks_exact_mut(width)) {
-                    out.fill(0.0);
-                    for &at in &order[starts[row]..starts[row + 1]] {
-                        kit::add_into(out, &g[at * width..(at + 1) * width]);
-                    }
-                }
-            });
-        })
+        if target.dtype() == compute {
+            groups.add_rows(g, target.make_mut::<T>()?, width, |_| {});
+        } else {
+            let mut wide = kit::dense(target, compute)?;
+            groups.add_rows(g, wide.make_mut::<T>()?, width, |_| {});
+            *target = kit::cast(&wide, grad.dtype())?;
+        }
     });
-    kit::cast(&out, grad.dtype())
+    Ok(())
 }
 
 /// Ones at `index` along a new last dimension of `classes` entries, zeros elsewhere.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::plan::Plan;
-use crate::kit::Real;
+use crate::kit::{self, Real};
 
 /// Visits the runs of the matrix that meet the input: `line(run, range of the run inside the
 /// input, start in the input)`; `run` counts from 0 in storage order, each of `output[2]` columns.
@@ -55,6 +55,94 @@ fn runs(
     }
 }
 
+/// True when output lines lie like input lines (stride 1, lines of one length): then the lines of
+/// one plane that meet the input are one block in `x`, shifted, except for columns at the border.
+fn is_shifted(plan: &Plan) -> bool {
+    plan.stride[1..] == [1, 1] && plan.output[2] == plan.input[2]
+}
+
+/// Visits the blocks of the matrix that [`is_shifted`] geometries consist of:
+/// `visit(range of the matrix, border columns at the start and end of each line, start in x)`.
+/// `border` columns and blocks with no start (`None`) meet padding. The start may lie outside `x`
+/// by no more than the border.
+#[inline(always)]
+fn blocks(
+    plan: &Plan,
+    channels: usize,
+    tile: Range<usize>,
+    mut visit: impl FnMut(Range<usize>, (usize, usize), Option<isize>),
+) {
+    let [depth, height, width] = plan.input;
+    let [_, out_height, _] = plan.output;
+    let lines = tile.len();
+    let mut row = 0; // of the matrix
+    for channel in 0..channels {
+        for kd in 0..plan.kernel[0] {
+            for kh in 0..plan.kernel[1] {
+                for kw in 0..plan.kernel[2] {
+                    let shift = (kw * plan.dilation[2]) as isize - plan.low[2] as isize;
+                    let border = (
+                        ((-shift).max(0) as usize).min(width),
+                        (shift.max(0) as usize).min(width),
+                    );
+                    // Input line of output line 0 of a plane, and the lines that are inside.
+                    let first = (kh * plan.dilation[1]) as isize - plan.low[1] as isize;
+                    let low = ((-first).max(0) as usize).min(out_height);
+                    let high = ((height as isize - first).max(0) as usize).clamp(low, out_height);
+                    let mut line = tile.start;
+                    while line < tile.end {
+                        let (plane, h) = (line / out_height, line % out_height);
+                        let end = (line + out_height - h).min(tile.end);
+                        let d = (plane * plan.stride[0] + kd * plan.dilation[0])
+                            .checked_sub(plan.low[0])
+                            .filter(|&d| d < depth);
+                        // The three parts of this plane's lines: before, inside, after.
+                        let base = line - h;
+                        let inside = (base + low).clamp(line, end)..(base + high).clamp(line, end);
+                        let at = |l: usize| (row * lines + l - tile.start) * width;
+                        match d {
+                            Some(d) if !inside.is_empty() => {
+                                let from = ((channel * depth + d) * height) as isize
+                                    + (inside.start - base) as isize
+                                    + first;
+                                visit(at(line)..at(inside.start), border, None);
+                                let start = from * width as isize + shift;
+                                visit(at(inside.start)..at(inside.end), border, Some(start));
+                                visit(at(inside.end)..at(end), border, None);
+                            }
+                            _ => visit(at(line)..at(end), border, None),
+                        }
+                        line = end;
+                    }
+                    row += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Zeros the border columns of a block of whole lines.
+#[inline(always)]
+fn clear_border<T: Real>(block: &mut [T], width: usize, (left, right): (usize, usize)) {
+    if (left, right) != (0, 0) {
+        for line in block.chunks_exact_mut(width) {
+            line[..left].fill(T::ZERO);
+            line[width - right..].fill(T::ZERO);
+        }
+    }
+}
+
+/// The part of `0..len` whose places from `start` on lie inside `0..limit`, and its first place.
+#[inline(always)]
+fn overlap(start: isize, len: usize, limit: usize) -> (Range<usize>, usize) {
+    let low = ((-start).max(0) as usize).min(len);
+    let high = ((limit as isize - start).max(0) as usize).clamp(low, len);
+    (
+        low..high,
+        ((start + low as isize).max(0) as usize).min(limit),
+    )
+}
+
 /// Fills `columns` from `x` (some channels, dense).
 pub(super) fn gather<T: Real>(
     plan: &Plan,
@@ -64,6 +152,19 @@ pub(super) fn gather<T: Real>(
     columns: &mut [T],
 ) {
     let width = plan.output[2];
+    if is_shifted(plan) {
+        return blocks(plan, channels, tile, |range, border, start| {
+            let out = &mut columns[range];
+            match start {
+                None => out.fill(T::ZERO),
+                Some(start) => {
+                    let (part, from) = overlap(start, out.len(), x.len());
+                    out[part.clone()].copy_from_slice(&x[from..from + part.len()]);
+                    clear_border(out, width, border);
+                }
+            }
+        });
+    }
     let stride = plan.stride[2];
     runs(plan, channels, tile, |run, inside, start| {
         let out = &mut columns[run * width..(run + 1) * width];
@@ -80,15 +181,25 @@ pub(super) fn gather<T: Real>(
     });
 }
 
-/// Adds `columns` to the places of `x` they came from.
+/// Adds `columns` to the places of `x` they came from. Columns that meet padding are overwritten.
 pub(super) fn add_back<T: Real>(
     plan: &Plan,
-    columns: &[T],
+    columns: &mut [T],
     channels: usize,
     tile: Range<usize>,
     x: &mut [T],
 ) {
     let width = plan.output[2];
+    if is_shifted(plan) {
+        return blocks(plan, channels, tile, |range, border, start| {
+            if let Some(start) = start {
+                let values = &mut columns[range];
+                clear_border(values, width, border);
+                let (part, from) = overlap(start, values.len(), x.len());
+                kit::add_into(&mut x[from..from + part.len()], &values[part]);
+            }
+        });
+    }
     let stride = plan.stride[2];
     runs(plan, channels, tile, |run, inside, start| {
         let values = &columns[run * width..(run + 1) * width][inside];

@@ -131,6 +131,27 @@ fn several_tiles_channel_blocks_and_partial_sums() {
             ..ConvGeometry::plain(1)
         },
     );
+    // Lines as long as the input's, in three dimensions, wide and lopsided padding, several tiles.
+    let lopsided = |padding: [(usize, usize); 3], dilation: [usize; 3]| ConvGeometry {
+        padding: padding.to_vec(),
+        dilation: dilation.to_vec(),
+        ..ConvGeometry::plain(3)
+    };
+    check(
+        &[1, 2, 3, 4, 5],
+        &[2, 2, 2, 3, 3],
+        &lopsided([(1, 0), (2, 0), (2, 0)], [1, 1, 1]),
+    );
+    check(
+        &[1, 2, 3, 4, 2],
+        &[2, 2, 2, 2, 3],
+        &lopsided([(1, 2), (0, 3), (0, 6)], [2, 1, 3]),
+    );
+    check(
+        &[2, 30, 4, 9, 40],
+        &[2, 30, 3, 3, 3],
+        &lopsided([(1, 1), (3, 0), (1, 1)], [1, 1, 1]),
+    );
     let depthwise = ConvGeometry {
         groups: 6,
         ..same(2)

@@ -120,6 +120,34 @@ fn embedding_gradient_sums_rows_and_rounds_once() {
 }
 
 #[test]
+fn embedding_gradients_accumulate_in_place() {
+    let index = random_index([7], 4, 1);
+    let (grad, start) = (random([7, 3], 2), random([5, 3], 3));
+    for dtype in [DType::F64, DType::F32, DType::F16] {
+        let (grad, mut target) = (grad.cast(dtype), start.cast(dtype).deep_copy());
+        let place = target.as_bytes().unwrap().as_ptr();
+        let added = embedding_backward(&grad.cast(DType::F64), &index, 5).unwrap();
+        let want = build(&[5, 3], |p| at(&start.cast(dtype), p) + at(&added, p));
+        embedding_accumulate(&mut target, &grad, &index).unwrap();
+        assert_eq!(target.dtype(), dtype);
+        let tolerance = [(DType::F64, 1e-15), (DType::F32, 1e-6), (DType::F16, 1e-3)];
+        let tolerance = tolerance.iter().find(|t| t.0 == dtype).unwrap().1;
+        assert_close(&target, &want, tolerance);
+        if dtype != DType::F16 {
+            assert_eq!(target.as_bytes().unwrap().as_ptr(), place);
+        }
+        let (shared, before) = (target.clone(), target.to_f64_vec());
+        embedding_accumulate(&mut target, &grad, &index).unwrap();
+        assert_eq!(shared.to_f64_vec(), before, "another owner sees no change");
+        assert!(embedding_accumulate(&mut target, &grad, &random_index([6], 4, 1)).is_err());
+        let outside = Array::full([7], 5i64);
+        assert!(embedding_accumulate(&mut target, &grad, &outside).is_err());
+    }
+    assert!(embedding_accumulate(&mut random([5, 2], 1), &grad, &index).is_err());
+    assert!(embedding_accumulate(&mut single(&start), &grad, &index).is_err());
+}
+
+#[test]
 fn large_lookups_do_not_depend_on_threads() {
     let table = single(&random([500, 64], 1));
     let index = random_index([4000], 500, 2);
