@@ -1,12 +1,15 @@
 //! Dense linear algebra on batches of matrices `[.., M, N]` in f32 and f64.
 //!
-//! Cholesky factors, triangular systems, triangles of matrices. Each matrix is worked on by one
-//! thread with plain loops in a fixed order.
+//! Cholesky factors, triangular systems, triangles of matrices; QR and symmetric eigenvalues in
+//! `linalg/orthogonal.rs`. Each matrix is worked on by one thread with plain loops in a fixed order.
+
+mod orthogonal;
 
 use entrenar_base::{Array, Element, Error, Result, dispatch};
 
 use crate::kit::{self, Real, with_real};
 use crate::team;
+pub use orthogonal::{eigh, qr};
 
 /// Sizes of a batch of matrices: how many, rows, columns.
 #[track_caller]

@@ -165,3 +165,90 @@ fn bits_do_not_depend_on_threads() {
         vec![l, x, tril(&m, 0).unwrap()]
     });
 }
+
+#[test]
+fn qr_factors_are_orthonormal_and_triangular() {
+    for shape in [
+        vec![4, 4],
+        vec![2, 6, 3],
+        vec![2, 3, 6],
+        vec![1, 1],
+        vec![3, 0],
+        vec![0, 3],
+        vec![0, 2, 2],
+    ] {
+        let a = random(&shape, 1);
+        let rank = shape.len();
+        let (m, n) = (shape[rank - 2], shape[rank - 1]);
+        for complete in [false, true] {
+            let k = if complete { m } else { m.min(n) };
+            for a in [&a, &strided(&a)] {
+                let (q, r) = qr(a, complete).unwrap();
+                assert_eq!((q.dims()[rank - 1], r.dims()[rank - 2]), (k, k));
+                assert_close(&product(&q, &r), a, 1e-13);
+                let identity = build(&[&shape[..rank - 2], &[k, k]].concat(), |p| {
+                    f64::from(u8::from(p[rank - 1] == p[rank - 2]))
+                });
+                assert_close(&product(&turned(&q), &q), &identity, 1e-13);
+                assert_close(&triu(&r, 0).unwrap(), &r, 0.0);
+            }
+        }
+    }
+    // Nothing to reflect: LAPACK leaves the sign alone.
+    let (q, r) = qr(
+        &Array::from_vec(vec![2.0, 1.0, 0.0, 3.0], [2, 2]).unwrap(),
+        false,
+    )
+    .unwrap();
+    assert_eq!(q.to_f64_vec(), [1.0, 0.0, 0.0, 1.0]);
+    assert_eq!(r.to_f64_vec(), [2.0, 1.0, 0.0, 3.0]);
+    assert!(qr(&random([3], 1), false).is_err());
+}
+
+#[test]
+fn eigenvectors_diagonalise() {
+    for shape in [
+        vec![1, 1],
+        vec![5, 5],
+        vec![3, 8, 8],
+        vec![40, 40],
+        vec![2, 0, 0],
+    ] {
+        let m = random(&shape, 1);
+        let rank = shape.len();
+        let a = build(&shape, |p| {
+            let mut q = p.to_vec();
+            q.swap(rank - 1, rank - 2);
+            at(&m, p) + at(&m, &q)
+        });
+        let (values, vectors) = eigh(&a, false).unwrap();
+        assert_eq!(values.dims(), &shape[..rank - 1]);
+        let scaled = build(&shape, |p| {
+            let mut value = p.to_vec();
+            value.remove(rank - 2);
+            at(&vectors, p) * at(&values, &value)
+        });
+        assert_close(&product(&a, &vectors), &scaled, 1e-12);
+        let identity = build(&shape, |p| f64::from(u8::from(p[rank - 1] == p[rank - 2])));
+        assert_close(&product(&turned(&vectors), &vectors), &identity, 1e-13);
+        let listed = values.to_f64_vec();
+        let n = shape[rank - 1].max(1);
+        assert!(listed.chunks(n).all(|v| v.is_sorted()));
+        // Only the chosen triangle is read.
+        let spoiled = build(&shape, |p| {
+            if p[rank - 1] < p[rank - 2] {
+                f64::NAN
+            } else {
+                at(&a, p)
+            }
+        });
+        assert_close(&eigh(&spoiled, true).unwrap().0, &values, 1e-13);
+        if !listed.is_empty() && n > 1 {
+            assert!(eigh(&spoiled, false).is_err());
+        }
+        assert_close(&eigh(&single(&a), false).unwrap().0, &values, 1e-5);
+    }
+    let same = Array::from_vec(vec![3.0, 0.0, 0.0, 3.0], [2, 2]).unwrap();
+    assert_eq!(eigh(&same, false).unwrap().0.to_f64_vec(), [3.0, 3.0]);
+    assert!(eigh(&random([2, 3], 1), false).is_err());
+}
