@@ -46,7 +46,7 @@ pub struct AdamStep {
     /// Number of this step, from 1.
     pub step: u64,
     /// Gradients are multiplied by this as they are read.
-    pub grad_scale: f32,
+    pub grad_scale: f64,
 }
 
 /// One parameter of SGD; all slices are equally long.
@@ -71,7 +71,7 @@ pub struct SgdStep {
     /// Nesterov's form of momentum.
     pub nesterov: bool,
     /// Gradients are multiplied by this as they are read.
-    pub grad_scale: f32,
+    pub grad_scale: f64,
 }
 
 /// Kernel constants in the parameter's type.
@@ -252,7 +252,7 @@ pub fn adam_step<T: Real>(slots: &mut [Slot<'_, T>], step: AdamStep) {
     assert!(step.step > 0, "steps count from 1");
     let t = step.step as f64;
     let constants = Adam {
-        scale: T::from_f64(step.grad_scale as f64),
+        scale: T::from_f64(step.grad_scale),
         decay: T::from_f64(if step.decoupled {
             0.0
         } else {
@@ -308,7 +308,7 @@ pub fn adam_step<T: Real>(slots: &mut [Slot<'_, T>], step: AdamStep) {
 pub fn sgd_step<T: Real>(slots: &mut [SgdSlot<'_, T>], step: SgdStep) {
     let constants = Sgd {
         lr: T::from_f64(step.lr),
-        scale: T::from_f64(step.grad_scale as f64),
+        scale: T::from_f64(step.grad_scale),
         decay: T::from_f64(step.weight_decay),
         momentum: T::from_f64(step.momentum),
         nesterov: step.nesterov,

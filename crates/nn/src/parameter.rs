@@ -56,11 +56,22 @@ pub(crate) struct ParameterState {
 }
 
 impl ParameterState {
-    /// The numbers, for writing: in place when no graph holds them.
-    pub fn value_mut(&mut self) -> &mut Array {
+    fn replace(&mut self, value: Array) {
         self.tensor = None;
         self.version += 1;
-        &mut self.value
+        self.value = value;
+        self.value.retag(Tag::Parameter);
+    }
+
+    /// The numbers, for writing: in place when no graph holds them.
+    #[track_caller]
+    pub fn slice_mut<T: Element>(&mut self) -> Result<&mut [T]> {
+        self.tensor = None;
+        self.version += 1;
+        self.value.make_mut::<T>()?;
+        // After a copy on write the storage is a new one.
+        self.value.retag(Tag::Parameter);
+        self.value.make_mut::<T>()
     }
 
     pub fn trainable(&self) -> bool {
@@ -146,9 +157,7 @@ impl Parameter {
                 format!("{:?}", value.aval()),
             ));
         }
-        let value = value.array().clone();
-        value.retag(Tag::Parameter);
-        *self.lock().value_mut() = value;
+        self.lock().replace(value.array().clone());
         Ok(())
     }
 
@@ -159,12 +168,7 @@ impl Parameter {
     /// When `T` is not the dtype.
     #[track_caller]
     pub fn with_value_mut<T: Element, R>(&self, change: impl FnOnce(&mut [T]) -> R) -> Result<R> {
-        let mut state = self.lock();
-        let value = state.value_mut();
-        let result = change(value.make_mut::<T>()?);
-        // After a copy on write the storage is a new one.
-        value.retag(Tag::Parameter);
-        Ok(result)
+        Ok(change(self.lock().slice_mut::<T>()?))
     }
 
     /// The gradient that `backward` accumulated, if any.

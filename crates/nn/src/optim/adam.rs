@@ -10,9 +10,10 @@ use std::collections::HashMap;
 
 use entrenar_base::memory::Tag;
 use entrenar_base::{Array, Result};
+use entrenar_cpu::optim::{AdamStep, Real, Slot, adam_step};
 
-use super::slots::{Slots, State, check, zeros_like};
-use super::{Optimizer, ParamGroups, update};
+use super::slots::{Slots, State, Update, batches, check, writable, zeros_like};
+use super::{Optimizer, ParamGroups};
 use crate::{NamedArrays, NamedParameters, Parameter};
 
 struct Moments {
@@ -156,26 +157,46 @@ impl Inner {
         let mut updates = self.slots.updates(s.learning_rate, s.weight_decay)?;
         for u in &mut updates {
             u.state.step += 1;
-            let setting = update::Adam {
-                learning_rate: u.learning_rate,
-                beta1: s.betas[0],
-                beta2: s.betas[1],
-                eps: s.eps,
-                weight_decay: u.weight_decay,
-                decoupled: s.decoupled,
-                step: u.state.step,
-                gradient_scale,
-            };
-            update::adam(
-                u.value.value_mut(),
-                &u.gradient,
-                &mut u.state.exp_avg,
-                &mut u.state.exp_avg_sq,
-                setting,
-            )?;
         }
-        Ok(())
+        run::<f32>(&mut updates, s, gradient_scale)?;
+        run::<f64>(&mut updates, s, gradient_scale)
     }
+}
+
+/// One dispatch for all parameters with the same settings and number of updates.
+fn run<T: Real>(updates: &mut [Update<'_, Moments>], s: Settings, scale: f64) -> Result<()> {
+    let same = |u: &Update<'_, Moments>| {
+        (
+            u.learning_rate.to_bits(),
+            u.weight_decay.to_bits(),
+            u.state.step,
+        )
+    };
+    for batch in batches::<T, _, _>(updates, same) {
+        let step = AdamStep {
+            lr: batch[0].learning_rate,
+            beta1: s.betas[0],
+            beta2: s.betas[1],
+            eps: s.eps,
+            weight_decay: batch[0].weight_decay,
+            decoupled: s.decoupled,
+            step: batch[0].state.step,
+            grad_scale: scale,
+        };
+        let mut slots = batch
+            .into_iter()
+            .map(|u| {
+                Ok(Slot {
+                    param: u.value.slice_mut::<T>()?,
+                    grad: u.gradient.as_slice::<T>()?,
+                    m: writable::<T>(&mut u.state.exp_avg)?,
+                    v: writable::<T>(&mut u.state.exp_avg_sq)?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        adam_step(&mut slots, step);
+    }
+    Ok(())
 }
 
 macro_rules! adam {

@@ -8,7 +8,6 @@ mod adam;
 mod clip;
 mod sgd;
 mod slots;
-mod update;
 
 pub use adam::{Adam, AdamBuilder, AdamW};
 pub use clip::{clip_factor, clip_grad_norm, clip_grad_value, grad_norm, non_finite_gradient};

@@ -8,23 +8,31 @@ use std::collections::HashMap;
 
 use entrenar_base::memory::Tag;
 use entrenar_base::{Array, Error, Result};
+use entrenar_cpu::optim::{Real, SgdSlot, SgdStep, sgd_step};
 
-use super::slots::{Slots, State, check};
-use super::{Optimizer, ParamGroups, update};
+use super::slots::{Slots, State, Update, batches, check, writable};
+use super::{Optimizer, ParamGroups};
 use crate::{NamedArrays, NamedParameters, Parameter};
 
 /// The momentum buffer b, made by the first update with momentum.
-struct Momentum(Option<Array>);
+struct Momentum {
+    buffer: Option<Array>,
+    /// The update in progress made the buffer: it takes the gradient whole.
+    first: bool,
+}
 
 impl State for Momentum {
     const NAMES: &'static [&'static str] = &["momentum_buffer"];
 
     fn fresh(_: &Parameter) -> Momentum {
-        Momentum(None)
+        Momentum {
+            buffer: None,
+            first: false,
+        }
     }
 
     fn save(&self) -> Vec<(&'static str, Array)> {
-        let buffer = self.0.iter().cloned();
+        let buffer = self.buffer.iter().cloned();
         buffer.map(|b| ("momentum_buffer", b)).collect()
     }
 
@@ -33,7 +41,10 @@ impl State for Momentum {
         if let Some(buffer) = &buffer {
             buffer.retag(Tag::Optimizer);
         }
-        Ok(Momentum(buffer))
+        Ok(Momentum {
+            buffer,
+            first: false,
+        })
     }
 }
 
@@ -158,30 +169,59 @@ impl Sgd {
     }
 }
 
+/// One dispatch for all parameters with the same settings.
+fn run<T: Real>(updates: &mut [Update<'_, Momentum>], s: Settings, scale: f64) -> Result<()> {
+    let same = |u: &Update<'_, Momentum>| {
+        (
+            u.learning_rate.to_bits(),
+            u.weight_decay.to_bits(),
+            u.state.first,
+        )
+    };
+    for batch in batches::<T, _, _>(updates, same) {
+        // Dampening weakens gradient and decay alike; without momentum it has no meaning.
+        let kept = if s.momentum == 0.0 || batch[0].state.first {
+            1.0
+        } else {
+            1.0 - s.dampening
+        };
+        let step = SgdStep {
+            lr: batch[0].learning_rate,
+            momentum: s.momentum,
+            weight_decay: batch[0].weight_decay * kept,
+            nesterov: s.nesterov,
+            grad_scale: scale * kept,
+        };
+        let mut slots = batch
+            .into_iter()
+            .map(|u| {
+                let buffer = u.state.buffer.as_mut().filter(|_| s.momentum != 0.0);
+                Ok(SgdSlot {
+                    param: u.value.slice_mut::<T>()?,
+                    grad: u.gradient.as_slice::<T>()?,
+                    momentum: buffer.map(writable::<T>).transpose()?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        sgd_step(&mut slots, step);
+    }
+    Ok(())
+}
+
 impl Optimizer for Sgd {
     fn step_scaled(&mut self, gradient_scale: f64) -> Result<()> {
         let s = self.settings;
         let mut updates = self.slots.updates(s.learning_rate, s.weight_decay)?;
-        for u in &mut updates {
-            let first = u.state.0.is_none();
-            if s.momentum != 0.0 && first {
+        for u in updates.iter_mut().filter(|_| s.momentum != 0.0) {
+            u.state.first = u.state.buffer.is_none();
+            if u.state.first {
                 let buffer = Array::zeros(u.gradient.shape(), u.gradient.dtype());
                 buffer.retag(Tag::Optimizer);
-                u.state.0 = Some(buffer);
+                u.state.buffer = Some(buffer);
             }
-            let setting = update::Sgd {
-                learning_rate: u.learning_rate,
-                momentum: s.momentum,
-                // The first update takes the gradient whole.
-                dampening: if first { 0.0 } else { s.dampening },
-                weight_decay: u.weight_decay,
-                nesterov: s.nesterov,
-                gradient_scale,
-            };
-            let buffer = u.state.0.as_mut().filter(|_| s.momentum != 0.0);
-            update::sgd(u.value.value_mut(), &u.gradient, buffer, setting)?;
         }
-        Ok(())
+        run::<f32>(&mut updates, s, gradient_scale)?;
+        run::<f64>(&mut updates, s, gradient_scale)
     }
 
     fn parameters(&self) -> NamedParameters {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::MutexGuard;
 
 use entrenar_base::memory::Tag;
-use entrenar_base::{Array, DType, Error, ErrorKind, Result};
+use entrenar_base::{Array, DType, Element, Error, ErrorKind, Result};
 
 use super::ParamGroups;
 use crate::parameter::ParameterState;
@@ -50,6 +50,32 @@ pub(super) fn zeros_like(parameter: &Parameter) -> Array {
     let zeros = Array::zeros(parameter.shape(), parameter.dtype());
     zeros.retag(Tag::Optimizer);
     zeros
+}
+
+/// A state array for writing; after a copy on write it is optimizer memory again.
+pub(super) fn writable<T: Element>(array: &mut Array) -> Result<&mut [T]> {
+    array.make_mut::<T>()?;
+    array.retag(Tag::Optimizer);
+    array.make_mut::<T>()
+}
+
+/// The updates of dtype `T` in batches that agree in `key`, each in the order of the slots.
+pub(super) fn batches<'u, 'a, T: Element, S, K: PartialEq>(
+    updates: &'u mut [Update<'a, S>],
+    key: impl Fn(&Update<'a, S>) -> K,
+) -> Vec<Vec<&'u mut Update<'a, S>>> {
+    let mut batches: Vec<(K, Vec<&'u mut Update<'a, S>>)> = Vec::new();
+    for u in updates {
+        if u.gradient.dtype() != T::DTYPE {
+            continue;
+        }
+        let k = key(u);
+        match batches.iter_mut().find(|(known, _)| *known == k) {
+            Some((_, batch)) => batch.push(u),
+            None => batches.push((k, vec![u])),
+        }
+    }
+    batches.into_iter().map(|(_, batch)| batch).collect()
 }
 
 /// Refuses a setting that no run can want.
