@@ -2,7 +2,7 @@
 //!
 //! With p = softmax(logits of a row), y its target, w class weights (1 without) and ε the label
 //! smoothing over C classes, the loss of the row is PyTorch's
-//!   (1 - ε)·w[y]·(-ln p[y]) + ε/C · Σ_c w[c]·(-ln p[c]),
+//! `(1 - ε)·w[y]·(-ln p[y]) + ε/C · Σ_c w[c]·(-ln p[c])`,
 //! and 0 when y is `ignore_index`. Forward saves one log-sum-exp per row; backward rebuilds the
 //! softmax from it. Reductions (mean, sum) are the caller's: a row's cotangent is `row_grad`.
 //! The fused form goes through tiles of rows and classes and never holds all logits.
