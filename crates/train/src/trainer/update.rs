@@ -60,7 +60,7 @@ pub(super) fn update<M>(
         measure.loss.mul_scalar(1.0 / all as f64)?.backward()?;
         cx.commit()?;
     }
-    let mut norm = grad_norm(cells.parameters.as_slice())?;
+    let mut norm = grad_norm(cells.parameters.as_slice());
     if !finite || !norm.is_finite() {
         let bad = what_is_bad(&cells.parameters, totals.loss())?;
         optimizer.zero_grad();
@@ -75,7 +75,7 @@ pub(super) fn update<M>(
     }
     if let Some(most) = settings.clip_value {
         clip_grad_value(cells.parameters.as_slice(), most)?;
-        norm = grad_norm(cells.parameters.as_slice())?;
+        norm = grad_norm(cells.parameters.as_slice());
     }
     let factor = settings
         .max_grad_norm
