@@ -230,7 +230,8 @@ impl Windows {
                 .enumerate()
                 .all(|(o, w)| (w.start, w.count, w.step) == (2 * o, 2, 1))
         };
-        self.input[0] == 1 && side_by_side(&self.axes[1]) && side_by_side(&self.axes[2])
+        let flat = self.input[0] == 1 && self.axes[0].len() == 1; // padding may add outputs
+        flat && side_by_side(&self.axes[1]) && side_by_side(&self.axes[2])
     }
 }
 

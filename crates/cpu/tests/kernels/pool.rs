@@ -75,6 +75,14 @@ fn geometries() -> Vec<(Vec<usize>, PoolGeometry)> {
                 vec![1, 1, 0],
                 vec![1, 1, 1],
             ),
+            // 2×2 windows, but padding makes more outputs than there are planes.
+            (
+                vec![1, 1, 1, 4, 4],
+                vec![2, 2, 2],
+                vec![1, 2, 2],
+                vec![1, 0, 0],
+                vec![1, 1, 1],
+            ),
             (vec![0, 2, 4], vec![2], vec![2], vec![0], vec![1]),
         ] {
             all.push((
