@@ -3,7 +3,9 @@
 //! One entry of [`TASKS`] per task; the help text and the dispatch both come
 //! from that list. `check` (in `checks/`) reads the tree and reports what
 //! cargo, rustfmt and clippy cannot see; `mutants-rate` (in `mutants.rs`)
-//! turns a cargo-mutants report into a rate and a verdict.
+//! turns a cargo-mutants report into a rate and a verdict; `ops` runs the
+//! program that prints the table of operations, which xtask itself must not
+//! link (it would have to build the whole library before any check).
 //!
 //! Exit status: 0 done, 1 the task found something, 2 wrong usage.
 
@@ -12,7 +14,7 @@ mod mutants;
 mod project;
 mod tokens;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 /// A task: how it is called, one line of help, and the function behind it.
 struct Task {
@@ -42,6 +44,12 @@ const TASKS: &[Task] = &[
         arguments: "OUTCOMES.json MINIMUM_PERCENT",
         help: "share of mutants that the tests caught, from a cargo-mutants report",
         run: run_mutants_rate,
+    },
+    Task {
+        name: "ops",
+        arguments: "",
+        help: "the operations in Markdown: kind, dtypes, derivative order, device",
+        run: run_ops,
     },
 ];
 
@@ -125,6 +133,23 @@ fn run_mutants_rate(arguments: &[String]) -> Result<Outcome, String> {
     })
 }
 
+fn run_ops(arguments: &[String]) -> Result<Outcome, String> {
+    if let Some(unexpected) = arguments.first() {
+        return Err(format!("ops takes no arguments, got `{unexpected}`"));
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["run", "-q", "-p", "entrenar-conformance"])
+        .args(["--bin", "ops-table"])
+        .status()
+        .map_err(|error| format!("cannot run cargo: {error}"))?;
+    Ok(if status.success() {
+        Outcome::Clean
+    } else {
+        Outcome::Failed
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +176,7 @@ mod tests {
         assert_eq!(status(&[]), 2);
         assert_eq!(status(&["no-such-task"]), 2);
         assert_eq!(status(&["check", "--fast"]), 2);
+        assert_eq!(status(&["ops", "--fast"]), 2);
         assert_eq!(status(&["mutants-rate"]), 2);
         assert_eq!(status(&["mutants-rate", "absent.json", "80"]), 2);
         assert_eq!(status(&["help"]), 0);

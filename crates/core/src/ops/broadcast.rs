@@ -3,7 +3,7 @@
 //! Broadcasting is a stride-0 view and costs nothing; because it is an op, binary rules always
 //! see equal shapes and never reduce (pitfall: forgotten reductions in broadcast gradients).
 
-use entrenar_base::{Array, Error, Result, Shape};
+use entrenar_base::{Array, DType, Error, Result, Shape};
 
 use crate::Tensor;
 use crate::apply::{apply1, handle, one};
@@ -65,7 +65,12 @@ impl Op for SumTo {
                 &inputs[0].shape,
             ));
         }
-        Ok(one(Aval::new(self.shape.clone(), inputs[0].dtype)))
+        // As in `sum`, integers add up in i64.
+        let dtype = match inputs[0].dtype {
+            d if d.is_float() => d,
+            _ => DType::I64,
+        };
+        Ok(one(Aval::new(self.shape.clone(), dtype)))
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
         let x = inputs[0];

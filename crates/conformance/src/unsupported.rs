@@ -1,0 +1,60 @@
+//! What the library does not do, per operation and argument, decided before any comparison.
+//!
+//! Add an entry only for a missing feature, never to hide a deviation. Operations that are absent
+//! from `operations/` and arguments that an operation does not state there are not supported
+//! either; they need no entry here.
+
+use crate::replay::Kind;
+use crate::suite::{Case, Value};
+
+/// Cases of one operation that are not supported.
+pub struct Unsupported {
+    /// PyTorch's name of the operation.
+    pub op: &'static str,
+    /// Which kinds.
+    pub kinds: &'static [Kind],
+    /// Which of its cases.
+    pub when: fn(&Case) -> bool,
+    /// The condition and why.
+    pub reason: &'static str,
+}
+
+const ALL: &[Kind] = &Kind::ALL;
+
+/// The list.
+pub const UNSUPPORTED: &[Unsupported] = &[
+    Unsupported {
+        op: "nn.functional.scaled_dot_product_attention",
+        kinds: ALL,
+        when: |c| positive(c.argument(3, "dropout_p")),
+        reason: "dropout_p > 0: the recorded mask comes from PyTorch's generator",
+    },
+    Unsupported {
+        op: "gather",
+        kinds: ALL,
+        when: |c| match (
+            c.tensor(&c.input),
+            c.argument(1, "index").and_then(|v| c.tensor(v)),
+        ) {
+            (Some(input), Some(index)) => input.rank() != index.rank(),
+            _ => false,
+        },
+        reason: "an empty index of another rank than the input",
+    },
+];
+
+fn positive(value: Option<&Value>) -> bool {
+    match value {
+        Some(Value::Float(f)) => *f > 0.0,
+        Some(Value::Int(i)) => *i > 0,
+        _ => false,
+    }
+}
+
+/// Why this kind of this case is not supported, if the list says so.
+pub fn reason(case: &Case, kind: Kind) -> Option<String> {
+    UNSUPPORTED
+        .iter()
+        .find(|u| u.op == case.op && u.kinds.contains(&kind) && (u.when)(case))
+        .map(|u| u.reason.to_string())
+}
