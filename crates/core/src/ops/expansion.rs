@@ -1,15 +1,30 @@
-//! Gradients of a fused op from its expansion, for the inputs that its backward kernel leaves to
-//! it (class weights, float masks). Correct for every [`Expand`], and as slow as the expansion.
+//! Two helpers of fused ops: checking inputs before any transform sees them, and gradients from the
+//! expansion for the inputs that a backward kernel leaves to it (class weights, float masks).
 
 use smallvec::smallvec;
 
 use entrenar_base::{Array, Result};
 
 use crate::Tensor;
+use crate::apply::apply;
 use crate::autograd::vjp;
-use crate::op::{Expand, Few};
+use crate::op::{Aval, Expand, Few, Op, OpRef};
 
-/// Gradients of all inputs of `op` where `needs` is true, on concrete arrays. `cotangents` holds
+/// Applies a fused op after its shape rule, so that misfits are reported by the op itself and not
+/// by a broadcast somewhere in its expansion.
+///
+/// # Errors
+/// As [`apply`].
+#[track_caller]
+pub(crate) fn checked(op: impl Op, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
+    let avals: Vec<Aval> = inputs.iter().map(|t| t.aval()).collect();
+    op.infer(&avals.iter().collect::<Vec<_>>())?;
+    let op: OpRef = std::sync::Arc::new(op);
+    apply(&op, inputs)
+}
+
+/// Gradients of all inputs of `op` where `needs` is true, on concrete arrays: exact for every
+/// [`Expand`], and as slow as the expansion. `cotangents` holds
 /// one entry per visible output.
 ///
 /// # Errors

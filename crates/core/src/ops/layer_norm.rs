@@ -10,9 +10,10 @@ use entrenar_base::{Array, Error, Result, Shape};
 use entrenar_cpu::norm as kernel;
 
 use crate::Tensor;
-use crate::apply::{apply1, handle, one};
+use crate::apply::one;
 use crate::op::{Aval, BackwardKernel, Bits, Expand, Few, Op, Rule};
 use crate::ops::activation::as_float;
+use crate::ops::expansion;
 use crate::registry::{Entry, Gen, Sample};
 
 /// Inputs: x, then the weight and the bias where present. Outputs: y, then the statistics of each
@@ -237,15 +238,9 @@ fn normalize(
         bias: bias.is_some(),
         centered,
     };
-    // Checked before any level sees it: an expansion would report a broadcast instead.
-    let avals: Vec<Aval> = [Some(&x), weight, bias]
-        .iter()
-        .flatten()
-        .map(|t| t.aval())
-        .collect();
-    op.infer(&avals.iter().collect::<Vec<_>>())?;
     let inputs: Vec<&Tensor> = [Some(&x), weight, bias].into_iter().flatten().collect();
-    apply1(&handle(op), &inputs)
+    let mut outputs = expansion::checked(op, &inputs)?;
+    Ok(outputs.swap_remove(0))
 }
 
 /// Input, number of normalised dimensions, and parameters of their shape.

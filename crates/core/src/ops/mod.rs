@@ -7,22 +7,33 @@
 
 pub mod activation;
 pub mod arithmetic;
+pub mod attention;
+pub mod batch_norm;
 pub mod broadcast;
 pub mod cast;
+pub mod conv;
 pub mod cross_entropy;
 pub mod diagonal;
+pub mod dropout;
+pub mod extreme;
 pub mod index;
 pub(crate) mod expansion;
 pub mod layer_norm;
+pub mod linalg;
 pub mod linear;
 pub mod indexing;
 pub mod loss;
 pub mod matmul;
+pub mod moments;
 pub mod pad;
 pub mod permute;
+pub mod pool;
+pub mod prod;
 pub mod reshape;
+pub mod rotary;
 pub mod slice;
 pub mod softmax;
+pub mod sort;
 pub mod stack;
 pub mod sum;
 pub mod unary;
@@ -36,21 +47,32 @@ use crate::registry::Entry;
 pub(crate) const ENTRIES: &[&[Entry]] = &[
     activation::ENTRIES,
     arithmetic::ENTRIES,
+    attention::ENTRIES,
+    batch_norm::ENTRIES,
     broadcast::ENTRIES,
     cast::ENTRIES,
+    conv::ENTRIES,
     cross_entropy::ENTRIES,
     diagonal::ENTRIES,
+    dropout::ENTRIES,
+    extreme::ENTRIES,
     index::ENTRIES,
     layer_norm::ENTRIES,
+    linalg::ENTRIES,
     linear::ENTRIES,
     indexing::ENTRIES,
     loss::ENTRIES,
     matmul::ENTRIES,
+    moments::ENTRIES,
     pad::ENTRIES,
     permute::ENTRIES,
+    pool::ENTRIES,
+    prod::ENTRIES,
     reshape::ENTRIES,
+    rotary::ENTRIES,
     slice::ENTRIES,
     softmax::ENTRIES,
+    sort::ENTRIES,
     stack::ENTRIES,
     sum::ENTRIES,
     unary::ENTRIES,
