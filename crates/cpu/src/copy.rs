@@ -5,7 +5,6 @@
 use entrenar_base::{Array, Element, Error, Layout, Result, Shape, dispatch};
 use smallvec::SmallVec;
 
-use crate::simd::multiversion;
 use crate::team::{self, Shared};
 use crate::walk::Walk;
 
@@ -73,17 +72,53 @@ fn transposed_pair(walk: &Walk) -> Option<usize> {
     (0..rank - 1).find(|&d| walk.strides()[d] == 1 && walk.dims()[d] >= 4)
 }
 
-multiversion! {
-    /// `block[r][c] = data[at + c * stride + r]`.
-    fn read_tile<T: Element>(
-        data: &[T], at: usize, stride: isize, block: &mut [[T; SIDE]; SIDE], rows: usize, columns: usize,
-    ) {
-        for c in 0..columns {
-            let start = (at as isize + c as isize * stride) as usize;
-            let source = &data[start..start + rows];
-            for (line, &value) in block.iter_mut().zip(source) {
-                line[c] = value;
+/// `block[r][c] = data[at + c * stride + r]`.
+///
+/// Plain code on purpose: the vectoriser would make scatters of it, ten times slower.
+fn read_tile<T: Element>(
+    data: &[T],
+    at: usize,
+    stride: isize,
+    block: &mut [[T; SIDE]; SIDE],
+    rows: usize,
+    columns: usize,
+) {
+    let line = |c: usize| {
+        let start = (at as isize + c as isize * stride) as usize;
+        &data[start..start + rows]
+    };
+    #[cfg(target_arch = "x86_64")]
+    if size_of::<T>() == 4 && rows == SIDE && columns == SIDE {
+        for c in (0..SIDE).step_by(4) {
+            let lines: [&[T]; 4] = std::array::from_fn(|i| line(c + i));
+            for r in (0..SIDE).step_by(4) {
+                transpose_4x4(lines.map(|l| &l[r..r + 4]), block, r, c);
             }
+        }
+        return;
+    }
+    for c in 0..columns {
+        for (out, &value) in block.iter_mut().zip(line(c)) {
+            out[c] = value;
+        }
+    }
+}
+
+/// Four lines of four 32-bit elements into four rows of the block, in registers.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn transpose_4x4<T: Element>(lines: [&[T]; 4], block: &mut [[T; SIDE]; SIDE], r: usize, c: usize) {
+    use std::arch::x86_64::{_MM_TRANSPOSE4_PS, _mm_loadu_ps, _mm_storeu_ps};
+    assert!(size_of::<T>() == 4 && lines.iter().all(|l| l.len() == 4));
+    assert!(r + 4 <= SIDE && c + 4 <= SIDE);
+    // SAFETY: each line holds four elements of four bytes and each of the four rows has room for
+    // four from column c on (asserted above); SSE is part of x86-64, and its loads, shuffles and
+    // stores keep the bits of any 32-bit type.
+    unsafe {
+        let [mut a, mut b, mut d, mut e] = lines.map(|l| _mm_loadu_ps(l.as_ptr().cast()));
+        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut d, &mut e);
+        for (i, v) in [a, b, d, e].into_iter().enumerate() {
+            _mm_storeu_ps(block[r + i].as_mut_ptr().add(c).cast(), v);
         }
     }
 }
@@ -133,7 +168,11 @@ fn transpose_copy<T: Element>(data: &[T], walk: &Walk, d: usize, out: &mut [T]) 
                     let begin = to + (row + r) * out_row + column;
                     // SAFETY: each tile is made once, and tiles are disjoint pieces of rows.
                     let out = unsafe { shared.slice(begin..begin + width) };
-                    out.copy_from_slice(&line[..width]);
+                    match <&mut [T; SIDE]>::try_from(&mut *out) {
+                        // Of known length: a few stores instead of a call.
+                        Ok(whole) => *whole = *line,
+                        Err(_) => out.copy_from_slice(&line[..width]),
+                    }
                 }
             }
         }

@@ -1,31 +1,30 @@
 //! Matrix products, batched, of operands in any layout.
 //!
-//! f32 and f64 run the `gemm` crate on panels of the output, one panel per part of the thread
-//! team; the crate's own threading is not used. 16-bit floats are widened to f32 and rounded once;
-//! integers run plain loops in i64 (wrapping, as in PyTorch).
+//! f32 and f64 run [`crate::gemm`] on panels of the output, one panel per part of the thread team.
+//! 16-bit floats are widened to f32 and rounded once; integers run plain loops in i64 (wrapping,
+//! as in PyTorch).
 //!
-//! Panels cut rows and columns, never the inner dimension, and never so small that the crate
-//! would change its blocking of that dimension: an element has the same bits whatever the cut, so
-//! the cut may follow the number of threads. A test holds this.
+//! Panels cut rows and columns, never the inner dimension: an element has the same bits whatever
+//! the cut, so the cut may follow the number of threads. A test holds this.
 
-use entrenar_base::{Array, DType, Element, Error, Float, Result, Shape, dispatch};
+use entrenar_base::{Array, DType, Element, Error, Result, Shape, dispatch};
 use smallvec::SmallVec;
 
 use crate::alloc::Scratch;
 use crate::cast;
-use crate::simd::multiversion;
+use crate::gemm::{GemmFloat, Operand, gemm};
 use crate::team::{self, Shared};
 
 /// Floating-point operations per nanosecond expected of one core.
 const FLOPS_PER_NS: f64 = 60.0;
 /// Work below this stays on one thread (nanoseconds).
 const PARALLEL_NS: f64 = 25_000.0;
-/// Panels keep more rows or columns than this: up to 64 × 64 the crate blocks differently.
+/// Panels keep more rows or columns than this, so that packing stays a small part of the work.
 const SMALL: usize = 64;
 /// Panel borders fall on multiples of this.
 const ALIGN: usize = 16;
 /// Products of fewer multiplications skip the crate and its set-up.
-const TINY: usize = 4096;
+const TINY: usize = 8 * 1024;
 
 /// `a[batch…, m, k] · b[batch…, k, n]` → `[batch…, m, n]`.
 ///
@@ -229,7 +228,7 @@ fn panel(i: usize, count: usize, size: usize) -> std::ops::Range<usize> {
 }
 
 /// All products of a batch into contiguous `out`; adds to it when `accumulate`.
-fn products<T: Gemm>(
+fn products<T: GemmFloat>(
     s: &Sizes,
     a: &Array,
     b: &Array,
@@ -306,82 +305,32 @@ struct One<'a, T> {
     width: usize,
 }
 
-impl<T: Gemm> One<'_, T> {
+impl<T: GemmFloat> One<'_, T> {
     /// # Safety
     /// Rows `to + i · width .. + n` of `out` exist and nobody else uses them.
     unsafe fn run(&self, out: &Shared<'_, T>, to: usize, accumulate: bool) {
-        let (m, n, k) = (self.m, self.n, self.k);
-        if m * n * k <= TINY && self.b.column == 1 {
-            for i in 0..m {
-                // SAFETY: the caller's promise, row by row.
-                let row = unsafe { out.slice(to + i * self.width..to + i * self.width + n) };
-                if !accumulate {
-                    row.fill(T::ZERO);
-                }
-                T::tiny_row(self.a, i, self.b, k, row);
-            }
-            return;
-        }
+        let operand = |x: Matrix<'_, T>| Operand {
+            // SAFETY: the first element lies inside the storage; panels are not empty.
+            data: unsafe { x.data.as_ptr().add(x.at) },
+            row: x.row,
+            column: x.column,
+        };
         // SAFETY: the layouts of both operands were checked when their arrays were made, and
         // panels stay inside them; the output's rows are ours by the caller's promise.
         unsafe {
-            let first = out.slice(to..to + n).as_mut_ptr();
-            gemm::gemm(
-                m,
-                n,
-                k,
+            let first = out.slice(to..to + self.n).as_mut_ptr();
+            gemm(
+                (self.m, self.n, self.k),
+                T::ONE,
+                operand(self.a),
+                operand(self.b),
                 first,
-                1,
-                self.width as isize,
+                self.width,
                 accumulate,
-                self.a.data.as_ptr().add(self.a.at),
-                self.a.column,
-                self.a.row,
-                self.b.data.as_ptr().add(self.b.at),
-                self.b.column,
-                self.b.row,
-                T::ONE,
-                T::ONE,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
             );
         }
     }
 }
-
-/// The types whose products run in the crate.
-trait Gemm: Float {
-    /// Adds row `i` of a · b to `row`; `b` has unit column steps.
-    fn tiny_row(a: Matrix<'_, Self>, i: usize, b: Matrix<'_, Self>, k: usize, row: &mut [Self]);
-}
-
-macro_rules! tiny {
-    ($T:ty, $name:ident) => {
-        multiversion! {
-            fn $name(a: Matrix<'_, $T>, i: usize, b: Matrix<'_, $T>, k: usize, row: &mut [$T]) {
-                let n = row.len();
-                for p in 0..k {
-                    let x = a.data[(a.at as isize + i as isize * a.row + p as isize * a.column) as usize];
-                    let start = (b.at as isize + p as isize * b.row) as usize;
-                    let line = &b.data[start..start + n];
-                    for c in 0..n {
-                        row[c] = x.mul_add(line[c], row[c]);
-                    }
-                }
-            }
-        }
-        impl Gemm for $T {
-            #[inline]
-            fn tiny_row(a: Matrix<'_, $T>, i: usize, b: Matrix<'_, $T>, k: usize, row: &mut [$T]) {
-                $name(a, i, b, k, row);
-            }
-        }
-    };
-}
-tiny!(f32, tiny_f32);
-tiny!(f64, tiny_f64);
 
 /// Integer products, wrapping in i64 and then in the dtype.
 fn integers<T: Element>(
