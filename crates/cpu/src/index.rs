@@ -306,8 +306,15 @@ pub fn index_select(x: &Array, dim: usize, index: &Array) -> Result<Array> {
             }
             let items = out.len() / inner;
             team::split_mut(out, items, inner as f64 * COPY_NS, |range, out| {
+                let row_of = |item: usize| item / ids.len() * size + ids[item % ids.len()] as usize;
+                if inner == 1 {
+                    for (item, out) in range.zip(out) {
+                        *out = data[row_of(item)];
+                    }
+                    return;
+                }
                 for (item, out) in range.zip(out.chunks_exact_mut(inner)) {
-                    let row = item / ids.len() * size + ids[item % ids.len()] as usize;
+                    let row = row_of(item);
                     out.copy_from_slice(&data[row * inner..(row + 1) * inner]);
                 }
             });
