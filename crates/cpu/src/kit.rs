@@ -8,16 +8,17 @@
 use std::borrow::Cow;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
-use entrenar_base::{Array, DType, Error, Float, Result};
+use entrenar_base::{Array, DType, Error, Result};
 
 use crate::alloc::Scratch;
+use crate::gemm::{GemmFloat, Operand};
 
 /// Partial sums that run side by side: two AVX-512 registers of f32.
 pub(crate) const LANES: usize = 32;
 
 /// f32 or f64 with the arithmetic that kernels need.
 pub(crate) trait Real:
-    Float
+    GemmFloat
     + Add<Output = Self>
     + Sub<Output = Self>
     + Mul<Output = Self>
@@ -467,26 +468,19 @@ pub(crate) fn gemm<T: Real>(
     // SAFETY: all three matrices lie inside their slices (checked above); `out` is exclusively
     // borrowed, so it overlaps neither operand.
     unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            width as isize,
-            accumulate,
-            a.data.as_ptr().add(a.offset),
-            a.column,
-            a.row,
-            b.data.as_ptr().add(b.offset),
-            b.column,
-            b.row,
-            T::ONE,
+        let operand = |x: &Matrix<'_, T>| Operand {
+            data: x.data.as_ptr().add(x.offset),
+            row: x.row,
+            column: x.column,
+        };
+        crate::gemm::gemm(
+            (m, n, k),
             alpha,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
+            operand(&a),
+            operand(&b),
+            out.as_mut_ptr(),
+            width,
+            accumulate,
         );
     }
 }

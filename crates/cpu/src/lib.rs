@@ -16,22 +16,22 @@ pub mod linalg;
 pub mod loss;
 pub mod matmul;
 pub mod norm;
-pub mod pool;
 pub mod optim;
 pub mod pointwise;
-pub mod rotary;
+pub mod pool;
 pub mod random;
 pub mod recurrence;
 pub mod reduce;
+pub mod rotary;
 pub mod scalar;
 pub mod scan;
 pub mod simd;
 pub mod softmax;
 pub mod sort;
 pub mod team;
-mod walk;
 #[cfg(test)]
 mod testing;
+mod walk;
 
 /// Installs the caching allocator. Idempotent and cheap; call it before the first array is made.
 pub fn init() {

@@ -23,8 +23,6 @@ const PARALLEL_NS: f64 = 25_000.0;
 const SMALL: usize = 64;
 /// Panel borders fall on multiples of this.
 const ALIGN: usize = 16;
-/// Products of fewer multiplications skip the crate and its set-up.
-const TINY: usize = 8 * 1024;
 
 /// `a[batch…, m, k] · b[batch…, k, n]` → `[batch…, m, n]`.
 ///
