@@ -3,8 +3,8 @@
 //! gather: out[i][j][k] = x[i][index[i][j][k]][k] (for dim = 1). All are linear in their values and
 //! each other's transposes: gather ↔ scatter_add, index_select ↔ index_add,
 //! embedding ↔ embedding_backward. Sums over equal indices run in the order of the index, so
-//! gradients have the same bits at any number of threads. Indices are i64, i32 or u8 and never
-//! negative.
+//! gradients have the same bits at any number of threads. Indices are i64, i32 or u8 and, except in
+//! `take_along_dim`, never negative.
 
 use entrenar_base::{Array, DType, Error, Result, Shape};
 use entrenar_cpu::index as kernel;
@@ -497,7 +497,7 @@ impl Tensor {
     }
 
     /// [`Tensor::gather`] after this tensor and `index` were broadcast against each other outside
-    /// `dim`: the companion of `argmax` and `argsort`.
+    /// `dim`: the companion of `argmax` and `argsort`. Negative indices count from the end.
     ///
     /// # Errors
     /// When ranks differ, shapes do not broadcast or an index is out of range.
@@ -512,6 +512,13 @@ impl Tensor {
                 index.shape(),
             ));
         }
+        check_index(OP, &index.aval())?;
+        let mut index = index.clone();
+        if index.dtype() != DType::U8 {
+            let from_end = index.add_scalar(self.size(dim)? as f64)?;
+            index = Self::where_(&index.lt_scalar(0.0)?, &from_end, &index)?;
+        }
+        let index = &index;
         if self.rank() == 0 {
             return self.gather(dim, index);
         }
@@ -753,6 +760,19 @@ mod tests {
         assert!(say(x.scatter(1, &far, &x.sum().unwrap())).contains("source"));
         assert!(say(far.one_hot(5)).contains("0..5"));
         assert!(x.take_along_dim(&negative, 0).is_err());
+        let before = Tensor::from_vec(vec![-4i64], [1, 1]).unwrap();
+        assert!(say(x.take_along_dim(&before, 0)).contains("got -1"));
         assert!(x.index_add(0, &Tensor::zeros([2], DType::I64), &x).is_err());
+    }
+
+    #[test]
+    fn take_along_dim_counts_from_the_end() {
+        let x = Tensor::from_vec(vec![1.0f32, 2.0, 3.0, 4.0], [2, 2]).unwrap();
+        let index = Tensor::from_vec(vec![-1i64, -2], [1, 2]).unwrap();
+        let taken = x.take_along_dim(&index, 0).unwrap();
+        assert_eq!(taken.to_vec::<f32>().unwrap(), [3.0, 2.0]);
+        let byte = Tensor::from_vec(vec![1u8, 0], [1, 2]).unwrap();
+        let taken = x.take_along_dim(&byte, 0).unwrap();
+        assert_eq!(taken.to_vec::<f32>().unwrap(), [3.0, 2.0]);
     }
 }
