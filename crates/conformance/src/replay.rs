@@ -80,8 +80,9 @@ struct Running<'a> {
     operation: &'a Operation,
     bound: &'a Bound<'a>,
     kind: Kind,
-    /// Rounding noise of the numbers that take part.
-    noise: f64,
+    tolerance: f64,
+    /// The largest number that takes part.
+    magnitude: f64,
 }
 
 /// Runs every kind that `case` records.
@@ -112,7 +113,8 @@ pub fn replay(case: &Case) -> Replayed {
                 operation,
                 bound: &bound,
                 kind,
-                noise: NOISE * magnitude(case, kind),
+                tolerance: tolerance(&case.op, kind),
+                magnitude: magnitude(case, kind),
             };
             running.attempt()
         }),
@@ -208,8 +210,8 @@ impl Running<'_> {
     }
 
     fn equal(&self, want: &Tensor, got: &Tensor, what: &str) -> Result<()> {
-        let tolerance = tolerance(&self.case.op, self.kind);
-        compare(want, got, tolerance, self.noise).map_err(|e| Error::other(format!("{what}: {e}")))
+        let noise = NOISE * self.tolerance * self.magnitude;
+        compare(want, got, self.tolerance, noise).map_err(|e| Error::other(format!("{what}: {e}")))
     }
 
     /// The outputs, as many as the case records.

@@ -3,12 +3,14 @@
 //! The allowed difference is relative to the largest value of the result: 1e-9, and 1e-7 for
 //! second order. [`WIDER`] lists the operations that need more, each with its reason. A result
 //! that is nothing but cancellation (a gradient that is zero in exact arithmetic) has no scale of
-//! its own: there, [`NOISE`] times the largest number of the whole case is allowed.
+//! its own: there, [`NOISE`] times the tolerance times the largest number of the whole case is
+//! allowed.
 
 use crate::replay::Kind;
 
-/// Rounding noise relative to the largest number of a case.
-pub const NOISE: f64 = 1e-14;
+/// Rounding noise as a part of the tolerance: 1e-13 of the largest number of a case, and 1e-11 for
+/// second order.
+pub const NOISE: f64 = 1e-4;
 
 /// An operation with a tolerance of its own.
 pub struct Wider {

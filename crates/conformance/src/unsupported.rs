@@ -41,6 +41,18 @@ pub const UNSUPPORTED: &[Unsupported] = &[
         },
         reason: "an empty index of another rank than the input",
     },
+    Unsupported {
+        op: "nn.functional.interpolate",
+        kinds: ALL,
+        when: |c| c.argument(2, "mode") == Some(&Value::Text("area".to_string())),
+        reason: "mode area: use adaptive_avg_pool",
+    },
+    Unsupported {
+        op: "nn.functional.interpolate",
+        kinds: ALL,
+        when: |c| c.argument(5, "antialias") == Some(&Value::Bool(true)),
+        reason: "antialias",
+    },
 ];
 
 fn positive(value: Option<&Value>) -> bool {

@@ -14,9 +14,21 @@ pub(super) const OPERATIONS: &[Operation] = &[
         |c| c.input()?.cross_entropy(
             c.tensor("target")?,
             &CrossEntropy {
+                weight: c.optional("weight")?.cloned(),
+                ignore_index: ignore_index(c)?,
                 label_smoothing: c.real_or("label_smoothing", 0.0)?,
-                ..classes(c)?
+                reduction: reduction(c)?,
             }
+        )
+    ),
+    one!(
+        "nn.functional.nll_loss",
+        "target weight size_average ignore_index reduce reduction",
+        |c| c.input()?.nll_loss(
+            c.tensor("target")?,
+            c.optional("weight")?,
+            ignore_index(c)?,
+            reduction(c)?
         )
     ),
     one!(
@@ -120,6 +132,19 @@ pub(super) const OPERATIONS: &[Operation] = &[
             reduction(c)?
         )
     ),
+    one!(
+        "nn.functional.triplet_margin_loss",
+        "positive negative margin p eps swap size_average reduce reduction",
+        |c| c.input()?.triplet_margin_loss(
+            c.tensor("positive")?,
+            c.tensor("negative")?,
+            c.real_or("margin", 1.0)?,
+            c.real_or("p", 2.0)?,
+            c.real_or("eps", 1e-6)?,
+            c.flag("swap")?,
+            reduction(c)?
+        )
+    ),
     one!("nn.functional.cosine_similarity", "x2 dim eps", |c| c
         .input()?
         .cosine_similarity(
@@ -148,11 +173,6 @@ fn reduction(c: &Call<'_>) -> Result<Reduction> {
     }
 }
 
-fn classes(c: &Call<'_>) -> Result<CrossEntropy> {
-    Ok(CrossEntropy {
-        weight: c.optional("weight")?.cloned(),
-        ignore_index: c.int_or("ignore_index", -100)? as i64,
-        reduction: reduction(c)?,
-        ..Default::default()
-    })
+fn ignore_index(c: &Call<'_>) -> Result<i64> {
+    Ok(c.int_or("ignore_index", -100)? as i64)
 }

@@ -8,6 +8,7 @@ mod activation;
 mod convolution;
 mod elementwise;
 mod index;
+mod interpolate;
 mod linear;
 mod loss;
 mod normalization;
@@ -37,6 +38,7 @@ pub const FAMILIES: &[&[Operation]] = &[
     convolution::OPERATIONS,
     elementwise::OPERATIONS,
     index::OPERATIONS,
+    interpolate::OPERATIONS,
     linear::OPERATIONS,
     loss::OPERATIONS,
     normalization::OPERATIONS,
