@@ -1,4 +1,5 @@
-//! `cross_entropy` from logits, fused, and `linear_cross_entropy`, which never holds all logits.
+//! `cross_entropy` from logits, fused; `linear_cross_entropy`, which never holds all logits; and
+//! `nll_loss` from log-probabilities.
 //!
 //! With p = softmax(logits of a row), y its target, w class weights (1 without) and ε the label
 //! smoothing over C classes, the loss of a row is (1 - ε)·w[y]·(-ln p[y]) + ε/C·Σ_c w[c]·(-ln p[c]),
@@ -440,6 +441,41 @@ impl Tensor {
     }
 }
 
+impl Tensor {
+    /// The negative log-likelihood of class indices `[N, *]` under these log-probabilities,
+    /// `[N, C, *]` or `[C]`: -w[y]·x[y] per row. Weights, `ignore_index` and the mean are those of
+    /// [`Tensor::cross_entropy`].
+    ///
+    /// # Errors
+    /// When shapes do not fit or a target is neither a class nor `ignore_index`.
+    #[track_caller]
+    pub fn nll_loss(
+        &self,
+        targets: &Tensor,
+        weight: Option<&Tensor>,
+        ignore_index: i64,
+        reduction: Reduction,
+    ) -> Result<Tensor> {
+        let x = as_float(self)?;
+        let classes = check_targets("nll_loss", &x, targets, weight)?;
+        let flat = targets.reshape([targets.numel()])?.to_dtype(DType::I64)?;
+        let counts = flat.eq_scalar(ignore_index as f64)?.logical_not()?;
+        // Ignored rows look up class 0, and are dropped afterwards.
+        let index = only(&counts, &flat)?;
+        let mut rows = class_rows(&x)?
+            .gather(1, &index.unsqueeze(1)?)?
+            .squeeze(1)?
+            .neg()?;
+        if let Some(w) = weight {
+            rows = rows.mul(&w.to_dtype(x.dtype())?.gather(0, &index)?)?;
+        }
+        let losses = only(&counts, &rows)?.reshape(targets.shape())?;
+        reduce_rows(&losses, reduction, x.dtype(), |wide| {
+            mean_divisor(&flat, weight, classes, ignore_index, wide)
+        })
+    }
+}
+
 #[track_caller]
 fn probabilities(
     x: &Tensor,
@@ -544,6 +580,21 @@ pub(crate) const ENTRIES: &[Entry] = &[
         },
     },
     Entry {
+        name: "nll_loss",
+        kind: "composed",
+        sample: |g| {
+            let (x, shape, classes) = sample_scores(g);
+            let mut inputs = vec![x, sample_targets(g, &shape, classes, -1)];
+            if g.once_in(2) {
+                inputs.push(g.tensor([classes], 0.5, 2.0));
+            }
+            let reduction = g.pick(&REDUCTIONS);
+            Ok(Sample::one(inputs, move |t| {
+                t[0].nll_loss(&t[1], t.get(2), -1, reduction)
+            }))
+        },
+    },
+    Entry {
         name: "linear_cross_entropy",
         kind: "expand",
         sample: |g| {
@@ -605,6 +656,8 @@ mod tests {
         assert!(message.contains("3 at position [1]"), "{message}");
         let long = Tensor::from_vec(vec![0i64; 3], [3]).unwrap();
         assert!(x.cross_entropy(&long, &options).is_err());
+        assert!(x.nll_loss(&long, None, -100, Reduction::Sum).is_err());
+        assert!(x.nll_loss(&far, None, -100, Reduction::Sum).is_err());
         assert!(
             x.cross_entropy(&Tensor::zeros([2], DType::F32), &options)
                 .is_err()

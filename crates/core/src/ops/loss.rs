@@ -411,6 +411,47 @@ impl Tensor {
             &near + &far
         })
     }
+
+    /// max(0, margin + d(x, positive) - d(x, negative)) with d(a, b) = ‖a - b + eps‖ₚ over the last
+    /// dimension. With `swap`, d(x, negative) is replaced by d(positive, negative) where that is
+    /// smaller. (PyTorch's defaults: margin 1, p 2, eps 1e-6.)
+    ///
+    /// # Errors
+    /// When the shapes do not broadcast or are scalars, or the margin is not positive.
+    #[track_caller]
+    #[allow(clippy::too_many_arguments, reason = "PyTorch's parameters")]
+    pub fn triplet_margin_loss(
+        &self,
+        positive: &Tensor,
+        negative: &Tensor,
+        margin: f64,
+        p: f64,
+        eps: f64,
+        swap: bool,
+        reduction: Reduction,
+    ) -> Result<Tensor> {
+        let name = "triplet_margin_loss";
+        if self.rank() == 0 || !(margin > 0.0) {
+            return Err(Error::argument(
+                name,
+                "inputs [.., D] and a margin > 0",
+                format!("{} and {margin}", self.shape()),
+            ));
+        }
+        let anchor = as_float(self)?;
+        let distance = |a: &Tensor, b: &Tensor| {
+            let (a, b) = matched(a, b, name)?;
+            a.sub(&b)?.add_scalar(eps)?.norm(p, &[-1], false)
+        };
+        let near = distance(&anchor, positive)?;
+        let mut far = distance(&anchor, negative)?;
+        if swap {
+            far = far.minimum(&distance(&as_float(positive)?, negative)?)?;
+        }
+        elementwise((&near, &far), name, &[margin], reduction, || {
+            clamped(&(&c(margin) + &difference()))
+        })
+    }
 }
 
 /// `losses` times an optional weight that broadcasts to them.
@@ -718,6 +759,27 @@ pub(crate) const ENTRIES: &[Entry] = &[
             }))
         },
     },
+    Entry {
+        name: "triplet_margin_loss",
+        kind: "composed",
+        sample: |g| {
+            let mut shape = g.shape(0..=2);
+            shape.dims_mut().iter_mut().for_each(|d| *d = (*d).max(1));
+            shape.push(g.range(1, 4));
+            // Positives are near, negatives far: distances never vanish or tie, and a margin
+            // above their difference keeps the hinge active.
+            let inputs = vec![
+                g.tensor(shape.clone(), 0.0, 0.5),
+                g.tensor(shape.clone(), 1.0, 1.5),
+                g.tensor(shape, 3.0, 4.0),
+            ];
+            let (p, swap) = (g.pick(&[2.0, 2.0, 1.0, 3.0]), g.once_in(3));
+            let red = g.pick(&REDUCTIONS);
+            Ok(Sample::one(inputs, move |t| {
+                t[0].triplet_margin_loss(&t[1], &t[2], 20.0, p, 1e-6, swap, red)
+            }))
+        },
+    },
 ];
 
 #[cfg(test)]
@@ -786,6 +848,10 @@ mod tests {
         assert!(a.binary_cross_entropy(&b, None, Reduction::Mean).is_err());
         assert!(
             a.cosine_embedding_loss(&a, &a, 0.0, Reduction::Mean)
+                .is_err()
+        );
+        assert!(
+            a.triplet_margin_loss(&a, &a, 0.0, 2.0, 1e-6, false, Reduction::Sum)
                 .is_err()
         );
         let scalar = Tensor::scalar(1.0f32);

@@ -18,6 +18,7 @@ pub mod dropout;
 pub mod extreme;
 pub mod index;
 pub(crate) mod expansion;
+pub mod interpolate;
 pub mod layer_norm;
 pub mod linalg;
 pub mod linear;
@@ -57,6 +58,7 @@ pub(crate) const ENTRIES: &[&[Entry]] = &[
     dropout::ENTRIES,
     extreme::ENTRIES,
     index::ENTRIES,
+    interpolate::ENTRIES,
     layer_norm::ENTRIES,
     linalg::ENTRIES,
     linear::ENTRIES,
