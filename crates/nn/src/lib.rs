@@ -31,15 +31,23 @@ extern crate self as entrenar_nn;
 pub mod ctx;
 pub mod init;
 pub mod layers;
+pub mod loss;
+pub mod metric;
 pub mod module;
 pub mod optim;
 pub mod parameter;
+pub mod schedule;
 pub mod state;
 
 pub use ctx::{Ctx, Mode};
 pub use entrenar_macros::Module;
 pub use init::Init;
 pub use layers::*;
+pub use loss::{BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, Loss, MSELoss};
+pub use metric::{Accuracy, Perplexity};
 pub use module::{Item, Module, NamedArrays, NamedParameters, Parameters, Visitor};
 pub use parameter::{Buffer, Parameter};
+pub use schedule::{
+    ConstantLR, CosineAnnealingLR, LinearLR, MultiStepLR, Schedule, StepLR, WarmUp,
+};
 pub use state::{LoadOptions, LoadReport};

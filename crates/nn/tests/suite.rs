@@ -9,9 +9,15 @@ mod derive;
 mod golden;
 #[path = "suite/initial.rs"]
 mod initial;
+#[path = "suite/layers.rs"]
+mod layers;
+#[path = "suite/losses.rs"]
+mod losses;
 #[path = "suite/optimizers.rs"]
 mod optimizers;
 #[path = "suite/parameter.rs"]
 mod parameter;
+#[path = "suite/schedules.rs"]
+mod schedules;
 #[path = "suite/state.rs"]
 mod state;

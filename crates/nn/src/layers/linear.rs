@@ -45,6 +45,19 @@ impl Linear {
         Linear::from_tensors(init.default_weight([outputs, inputs])?, None)
     }
 
+    pub(super) fn maybe_bias(
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+        init: &mut Init,
+    ) -> Result<Linear> {
+        if bias {
+            Linear::new(inputs, outputs, init)
+        } else {
+            Linear::without_bias(inputs, outputs, init)
+        }
+    }
+
     /// A layer with these initial values: weight `[out, in]`, bias `[out]`.
     ///
     /// # Errors

@@ -1,0 +1,45 @@
+//! [`RMSNorm`].
+
+use entrenar_core::{Result, Shape, Tensor};
+
+use crate::{Ctx, Init, Module, Parameter};
+
+/// x / √(mean(x²) + ε) · weight over the last dimensions (`torch.nn.RMSNorm`; Zhang, Sennrich
+/// 2019).
+///
+/// ```
+/// use entrenar_nn::{Ctx, Init, Module, RMSNorm};
+/// use entrenar_core::Tensor;
+/// let norm = RMSNorm::new([2], 1e-6, &Init::new(0))?;
+/// let y = norm.forward(&Tensor::from_vec(vec![1.0f32, -1.0], [2])?, &mut Ctx::eval())?;
+/// assert!((y.to_vec::<f32>()?[0] - 1.0).abs() < 1e-5);
+/// # Ok::<(), entrenar_core::Error>(())
+/// ```
+#[derive(Clone, Debug, Module)]
+pub struct RMSNorm {
+    /// Of the normalised shape, starting at 1.
+    pub weight: Parameter,
+    eps: f64,
+}
+
+impl RMSNorm {
+    /// Over the last dimensions, which have this shape.
+    ///
+    /// # Errors
+    /// When the size overflows.
+    #[track_caller]
+    pub fn new(shape: impl Into<Shape>, eps: f64, init: &Init) -> Result<RMSNorm> {
+        Ok(RMSNorm {
+            weight: Parameter::new(init.ones(shape)?)?,
+            eps,
+        })
+    }
+}
+
+impl Module for RMSNorm {
+    fn forward(&self, x: &Tensor, _: &mut Ctx) -> Result<Tensor> {
+        let weight = self.weight.tensor();
+        super::ends_with("RMSNorm", x, weight.shape())?;
+        x.rms_norm(weight.rank(), Some(&weight), self.eps)
+    }
+}
