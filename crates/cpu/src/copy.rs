@@ -37,12 +37,16 @@ pub fn contiguous(x: &Array) -> Result<Array> {
 
 /// `x` itself unless its innermost stride makes row-major reading slow; then a contiguous copy.
 pub(crate) fn straighten(x: &Array) -> Result<Array> {
-    let walk = Walk::new(x.layout());
-    if matches!(walk.inner_stride(), 0 | 1) || x.numel() < 4096 {
-        Ok(x.clone())
-    } else {
+    if is_slow(&Walk::new(x.layout()), x.numel()) {
         contiguous(x)
+    } else {
+        Ok(x.clone())
     }
+}
+
+/// Whether reading `numel` elements row-major jumps through memory.
+pub(crate) fn is_slow(walk: &Walk, numel: usize) -> bool {
+    !matches!(walk.inner_stride(), 0 | 1) && numel >= 4096
 }
 
 /// Copies the elements of a layout, row-major, into `out`.

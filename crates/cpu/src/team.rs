@@ -302,14 +302,15 @@ impl Drop for Inside {
 /// assert_eq!(sum.into_inner(), 45);
 /// ```
 pub fn parallel(parts: usize, body: &(dyn Fn(usize) + Sync)) {
-    let inline = || (0..parts).for_each(body);
     if parts <= 1 || INSIDE.get() {
-        return inline();
+        // A single part may dispatch further work itself.
+        return (0..parts).for_each(body);
     }
     let team = team();
     let size = team.size.load(Ordering::Relaxed).min(parts);
     if size <= 1 || team.busy.swap(true, Ordering::Acquire) {
-        return inline();
+        let _inside = Inside::enter();
+        return (0..parts).for_each(body);
     }
     let inside = Inside::enter();
     team.dispatch(parts, body, size);
@@ -454,16 +455,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicU32;
 
-    /// `set_threads` is global: tests that call it take turns.
-    static TURN: Mutex<()> = Mutex::new(());
-
-    fn with_threads(n: usize, body: impl FnOnce()) {
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = threads();
-        set_threads(n);
-        body();
-        set_threads(before);
-    }
+    use crate::testing::with_threads;
 
     #[test]
     fn every_part_runs_once_under_stress() {

@@ -2,7 +2,7 @@
 
 use entrenar_base::{Array, DType, Layout, Shape};
 use proptest::prelude::*;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// An f32 array of rank 0 to 4 with sizes 0 to 6, under a random chain of views: permuted,
 /// sliced, flipped, broadcast. Values are small multiples of 1/8, exact in every float dtype.
@@ -82,14 +82,21 @@ pub(crate) fn scattered(a: &Array, seed: u16) -> Array {
     Array::from_storage(Arc::clone(storage.storage()), a.dtype(), layout)
 }
 
+/// Runs `body` with a team of `n`. The size is global: those who set it take turns.
+pub(crate) fn with_threads<R>(n: usize, body: impl FnOnce() -> R) -> R {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = crate::team::threads();
+    crate::team::set_threads(n);
+    let result = body();
+    crate::team::set_threads(before);
+    result
+}
+
 /// Runs `body` with one thread and with two; results must be the same bits.
 pub(crate) fn same_at_any_thread_count(body: impl Fn() -> Array) {
-    let before = crate::team::threads();
-    crate::team::set_threads(1);
-    let one = body();
-    crate::team::set_threads(2);
-    let two = body();
-    crate::team::set_threads(before);
+    let one = with_threads(1, &body);
+    let two = with_threads(2, &body);
     assert_eq!(one.shape(), two.shape());
     assert_eq!(one.as_bytes(), two.as_bytes());
 }

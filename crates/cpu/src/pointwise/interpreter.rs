@@ -108,35 +108,128 @@ fn run_lane<T: Lane>(p: &Compiled, inputs: &[&Array], out: DType) -> Result<Arra
     dispatch!(out, D => tiled::<T, D>(p, inputs))
 }
 
-/// One step on contiguous inputs of the compute type: no tiles.
+/// How an operand of a single step lies.
+#[derive(Clone, Copy)]
+enum Operands<'a, T> {
+    /// Element by element.
+    Slice(&'a [T]),
+    /// One row for all rows (a bias).
+    Row(&'a [T]),
+    /// One value for all.
+    Value(T),
+}
+
+impl<'a, T: Lane> Operands<'a, T> {
+    fn of(o: Operand, p: &Compiled, inputs: &[&'a Array]) -> Option<Self> {
+        let x = match o {
+            Operand::Input(i) => inputs[i as usize],
+            Operand::Constant(i) => {
+                return Some(Operands::Value(T::constant(p.constants[i as usize])));
+            }
+            _ => return None,
+        };
+        if x.dtype() != T::DTYPE {
+            return None;
+        }
+        let view = x.view::<T>().ok()?;
+        if let Some(s) = view.as_slice() {
+            return Some(Operands::Slice(s));
+        }
+        let walk = Walk::new(x.layout());
+        let at = walk.offset() as usize;
+        match (walk.dims(), walk.strides()) {
+            ([_, n], [0, 1]) => Some(Operands::Row(view.data().get(at..at + n)?)),
+            (_, strides) if strides.iter().all(|&s| s == 0) => {
+                Some(Operands::Value(*view.data().get(at)?))
+            }
+            _ => None,
+        }
+    }
+
+    /// Length of a row, if that limits how far a loop can run.
+    fn row(&self) -> Option<usize> {
+        match self {
+            Operands::Row(r) => Some(r.len()),
+            _ => None,
+        }
+    }
+
+    /// The operand for the elements `range`, which do not leave a row; values are found in `fill`.
+    #[inline(always)]
+    fn part<'b>(&'b self, range: Range<usize>, fill: &'b [T]) -> &'b [T] {
+        match self {
+            Operands::Slice(s) => &s[range],
+            Operands::Row(r) => {
+                let start = range.start % r.len();
+                &r[start..start + range.len()]
+            }
+            Operands::Value(_) => &fill[..range.len()],
+        }
+    }
+}
+
+/// Elements of a constant operand that are spread at once on the stack.
+const FILL: usize = 256;
+
+/// One step on operands of the compute type that lie simply: no tiles.
 #[inline]
 fn direct<T: Lane>(p: &Compiled, inputs: &[&Array]) -> Option<Result<Array>> {
     let [step] = p.steps[..] else { return None };
-    let slice = |o: Operand| match o {
-        Operand::Input(i) if inputs[i as usize].dtype() == T::DTYPE => {
-            inputs[i as usize].view::<T>().ok()?.as_slice()
-        }
-        _ => None,
-    };
     let cost = p.cost + STREAM_COST * 2.0;
+    let shape = inputs.first()?.shape();
     match step.kernel {
         Kernel::Unary(op) => {
-            let x = slice(step.operands[0])?;
-            Some(Array::try_build(inputs[0].shape(), |out: &mut [T]| {
+            let Operands::Slice(x) = Operands::of(step.operands[0], p, inputs)? else {
+                return None;
+            };
+            Some(Array::try_build(shape, |out: &mut [T]| {
                 team::split_mut(out, x.len(), cost, |r, out| T::unary(op, &x[r], out));
                 Ok(())
             }))
         }
         Kernel::Binary(op) => {
-            let (x, y) = (slice(step.operands[0])?, slice(step.operands[1])?);
-            Some(Array::try_build(inputs[0].shape(), |out: &mut [T]| {
-                team::split_mut(out, x.len(), cost, |r, out| {
-                    T::binary(op, &x[r.clone()], &y[r], out);
-                });
+            let x = Operands::of(step.operands[0], p, inputs)?;
+            let y = Operands::of(step.operands[1], p, inputs)?;
+            let rows_differ = x.row().zip(y.row()).is_some_and(|(a, b)| a != b);
+            if rows_differ || matches!((x, y), (Operands::Value(_), Operands::Value(_))) {
+                return None;
+            }
+            Some(Array::try_build(shape, |out: &mut [T]| {
+                let n = out.len();
+                team::split_mut(out, n, cost, |r, out| direct_binary(op, &x, &y, r, out));
                 Ok(())
             }))
         }
         Kernel::Select => None,
+    }
+}
+
+fn direct_binary<T: Lane>(
+    op: Binary,
+    x: &Operands<'_, T>,
+    y: &Operands<'_, T>,
+    range: Range<usize>,
+    out: &mut [T],
+) {
+    if let (Operands::Slice(x), Operands::Slice(y)) = (x, y) {
+        return T::binary(op, &x[range.clone()], &y[range], out);
+    }
+    let mut fill = [T::default(); FILL];
+    let mut limit = usize::MAX;
+    if let (Operands::Value(v), _) | (_, Operands::Value(v)) = (x, y) {
+        fill[..FILL.min(out.len())].fill(*v);
+        limit = FILL;
+    }
+    let row = x.row().or(y.row()).unwrap_or(usize::MAX);
+    let mut start = range.start;
+    let mut out = out;
+    while !out.is_empty() {
+        let len = out.len().min(limit).min(row - start % row);
+        let (now, later) = out.split_at_mut(len);
+        let part = start..start + len;
+        T::binary(op, x.part(part.clone(), &fill), y.part(part, &fill), now);
+        start += len;
+        out = later;
     }
 }
 
@@ -151,7 +244,9 @@ enum Feed<'a, T> {
     /// One value everywhere, spread over a tile once.
     Splat(T),
     /// Gathered or converted for every tile.
-    Gather(Array, Walk),
+    Gather(&'a Array, Walk),
+    /// The same on a straightened copy.
+    Copied(Array, Walk),
 }
 
 fn feed<'a, T: Lane>(a: &'a Array) -> Result<Feed<'a, T>> {
@@ -166,9 +261,12 @@ fn feed<'a, T: Lane>(a: &'a Array) -> Result<Feed<'a, T>> {
         let value = dispatch!(a.dtype(), S => cast::convert_one(a.view::<S>()?.data()[at]));
         return Ok(Feed::Splat(value));
     }
-    let straight = crate::copy::straighten(a)?;
+    if !crate::copy::is_slow(&walk, a.numel()) {
+        return Ok(Feed::Gather(a, walk));
+    }
+    let straight = crate::copy::contiguous(a)?;
     let walk = Walk::new(straight.layout());
-    Ok(Feed::Gather(straight, walk))
+    Ok(Feed::Copied(straight, walk))
 }
 
 /// The general case; `D` is the dtype of the result.
@@ -246,7 +344,12 @@ impl<'a, T: Lane> Tiles<'a, T> {
 
     fn gather(&mut self, range: &Range<usize>) {
         for (i, feed) in self.feeds.iter().enumerate() {
-            if let Feed::Gather(a, walk) = feed {
+            let gathered = match feed {
+                Feed::Gather(a, walk) => Some((*a, walk)),
+                Feed::Copied(a, walk) => Some((a, walk)),
+                _ => None,
+            };
+            if let Some((a, walk)) = gathered {
                 let at = self.input_tile(i) * self.width;
                 let tile = &mut self.memory[at..at + range.len()];
                 dispatch!(a.dtype(), S => {
@@ -416,6 +519,76 @@ mod tests {
         .compile();
         let y = run(&none, Compute::I64, &[], DType::I32).unwrap();
         assert_eq!((y.rank(), y.item::<i32>().unwrap()), (0, 4));
+    }
+
+    #[test]
+    fn single_steps_on_rows_and_values() {
+        let x = array(&[70, 300], DType::F32, 5);
+        let row = array(&[300], DType::F32, 6)
+            .broadcast_to(&[70, 300].into())
+            .unwrap();
+        let other = array(&[1, 300], DType::F32, 8)
+            .broadcast_to(&[70, 300].into())
+            .unwrap();
+        let value = array(&[1, 1], DType::F32, 7)
+            .broadcast_to(&[70, 300].into())
+            .unwrap();
+        let column = array(&[70, 1], DType::F32, 9)
+            .broadcast_to(&[70, 300].into())
+            .unwrap();
+        let all = [&x, &row, &other, &value, &column];
+        for a in all {
+            for b in all {
+                let got = binary(Binary::Sub, Compute::F32, a, b, DType::F32).unwrap();
+                let pairs = a.to_f64_vec().into_iter().zip(b.to_f64_vec());
+                assert_eq!(
+                    got.to_f64_vec(),
+                    pairs.map(|(a, b)| a - b).collect::<Vec<_>>()
+                );
+            }
+            let half = Program {
+                inputs: 1,
+                steps: vec![Step::Binary(
+                    Binary::Sub,
+                    Source::constant(0.5),
+                    Source::Input(0),
+                )],
+                result: Source::Temp(0),
+            };
+            let got = run(&half.compile(), Compute::F32, &[a], DType::F32).unwrap();
+            let want: Vec<f64> = a.to_f64_vec().into_iter().map(|a| 0.5 - a).collect();
+            assert_eq!(got.to_f64_vec(), want);
+        }
+        // Rows whose periods differ.
+        let wide = array(&[2, 300], DType::F32, 4);
+        let pair = wide
+            .reshape([1, 600])
+            .unwrap()
+            .broadcast_to(&[35, 600].into())
+            .unwrap();
+        let single = row
+            .slice(0, 0, 1, 1)
+            .unwrap()
+            .broadcast_to(&[70, 300].into())
+            .unwrap();
+        let pair = pair
+            .as_strided([35, 2, 300].into(), &[0, 300, 1], 0)
+            .unwrap();
+        let single = single
+            .as_strided([35, 2, 300].into(), &[0, 0, 1], 0)
+            .unwrap();
+        let got = binary(Binary::Sub, Compute::F32, &pair, &single, DType::F32).unwrap();
+        let pairs = pair.to_f64_vec().into_iter().zip(single.to_f64_vec());
+        assert_eq!(
+            got.to_f64_vec(),
+            pairs.map(|(a, b)| a - b).collect::<Vec<_>>()
+        );
+        let empty = array(&[0, 3], DType::F32, 1);
+        let none = array(&[1, 3], DType::F32, 1)
+            .broadcast_to(&[0, 3].into())
+            .unwrap();
+        let got = binary(Binary::Add, Compute::F32, &empty, &none, DType::F32).unwrap();
+        assert_eq!(got.dims(), [0, 3]);
     }
 
     #[test]
