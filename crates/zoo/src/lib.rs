@@ -1,0 +1,29 @@
+//! Model architectures and text generation.
+//!
+//! Each architecture is a configuration (what `config.json` holds) and a module built from it;
+//! [`Architecture`] and [`Model`] are the closed sets of both, so that a saved directory can be
+//! rebuilt without user code. [`generate()`] samples text from a [`Gpt`]. This crate knows nothing
+//! of files and training loops.
+//!
+//! ```
+//! use entrenar_zoo::{Architecture, Model};
+//! use entrenar_nn::{Ctx, Init, Module};
+//! use entrenar_core::{DType, Tensor};
+//! let text = r#"{"architecture": "mlp", "version": 1, "sizes": [4, 8, 3]}"#;
+//! let model = Architecture::from_json(text)?.build(&mut Init::new(0))?;
+//! let y = model.forward(&Tensor::ones([2, 4], DType::F32), &mut Ctx::eval())?;
+//! assert_eq!(y.dims(), [2, 3]);
+//! # Ok::<(), entrenar_core::Error>(())
+//! ```
+
+pub mod architecture;
+pub mod cnn;
+pub mod generate;
+pub mod gpt;
+pub mod mlp;
+
+pub use architecture::{Architecture, Model};
+pub use cnn::{Cnn, CnnConfig};
+pub use generate::{Sampling, generate};
+pub use gpt::{Gpt, GptConfig};
+pub use mlp::{Mlp, MlpConfig};
