@@ -76,10 +76,10 @@ impl Running {
         let most = loader.batches_per_epoch().min(limit.unwrap_or(u64::MAX));
         while self.batches < most {
             let batch = loader.next_batch()?;
-            let targets = objective.count(&batch);
-            if targets == 0 {
+            if batch.target_count() == 0 {
                 return Err(Error::config("cannot evaluate on data without targets"));
             }
+            let targets = objective.count(&batch);
             let measure = no_grad(|| objective.measure(model, &batch, &mut Ctx::eval()))?;
             let loss = value_of(&measure.loss)?;
             self.totals.add(loss, &measure.sums, targets, batch.rows);

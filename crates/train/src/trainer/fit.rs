@@ -128,10 +128,20 @@ impl<'a, M: Parameters> Trainer<'a, M> {
         optimizer: impl Optimizer + 'a,
         training: Loader,
     ) -> Self {
+        Self::of(model, Box::new(objective), Box::new(optimizer), training)
+    }
+
+    /// [`Trainer::new`] of parts whose types are not known.
+    pub(super) fn of(
+        model: &'a M,
+        objective: Box<dyn Objective<M> + 'a>,
+        optimizer: Box<dyn Optimizer + 'a>,
+        training: Loader,
+    ) -> Self {
         Self {
             model,
-            objective: Box::new(objective),
-            optimizer: Box::new(optimizer),
+            objective,
+            optimizer,
             schedule: None,
             training,
             validation: None,

@@ -80,20 +80,6 @@ where
     }
 }
 
-impl<M: ?Sized> Objective<M> for Box<dyn Objective<M> + '_> {
-    fn measure(&self, model: &M, batch: &Batch, cx: &mut Ctx) -> Result<Measure> {
-        (**self).measure(model, batch, cx)
-    }
-
-    fn count(&self, batch: &Batch) -> usize {
-        (**self).count(batch)
-    }
-
-    fn derived(&self, mean_loss: f64) -> Vec<(&'static str, f64)> {
-        (**self).derived(mean_loss)
-    }
-}
-
 /// Softmax cross-entropy of the model's logits, `[rows, classes]` or `[rows, time, classes]`, with
 /// whole-number targets; metric `accuracy`.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,0 +1,262 @@
+//! A whole run from a config: data, model, training, and what is left in the run directory.
+//!
+//! Promises: everything that can be wrong is found before the first step; a resumed run must have
+//! been begun with the same model and data; whatever this changes in the process (the number of
+//! threads) is put back. Neighbours: `recipe.rs` translates the config, `fit.rs` trains,
+//! `trained.rs` writes the model directory.
+
+use std::path::{Path, PathBuf};
+
+use entrenar_base::{Error, Result};
+use entrenar_cpu::team;
+use entrenar_nn::schedule::Schedule;
+use entrenar_nn::Init;
+use serde_json::Value;
+
+use super::fit::{Ended, Outcome, Trainer};
+use super::model::architecture;
+use super::recipe;
+use super::settings::total_steps;
+use super::trained::TrainedModel;
+use crate::config::{self, Config, Loaded};
+use crate::data::{
+    Dataset, Loader, LoaderConfig, OpenedData, Order, PREPROCESS_FILE, Preprocessing, open_data,
+};
+use crate::run::{ProgressStyle, RunDirectory, RunPlace, Signals};
+
+/// Where and how a run from a config happens.
+pub struct RunOptions<'a> {
+    /// Where to write.
+    pub place: RunPlace,
+    /// Whether to continue a run that is there.
+    pub resume: bool,
+    /// How progress is shown.
+    pub progress: ProgressStyle,
+    /// Who may ask to stop; the state is saved then.
+    pub signals: Option<&'a Signals>,
+}
+
+/// What came of a run from a config.
+#[derive(Clone, Debug)]
+pub struct RunOutcome {
+    /// The run directory.
+    pub directory: PathBuf,
+    /// What came of the training.
+    pub training: Outcome,
+    /// The directory of the final model; `None` after an interruption.
+    pub model: Option<PathBuf>,
+    /// Text that the final model wrote, where the config wants one.
+    pub sample: Option<String>,
+}
+
+/// Trains as a checked config says.
+///
+/// The warnings of the config are the caller's to print.
+///
+/// # Errors
+///
+/// What is wrong with data and run directory (kind `Config` where the config has to change), and
+/// what training reports.
+pub fn run_config(loaded: &Loaded, options: RunOptions<'_>) -> Result<RunOutcome> {
+    let config = &loaded.config;
+    let _threads = config.train.threads.map(Threads::set);
+    let data = open_data(config).map_err(|error| placed(loaded, "data.path", error))?;
+    if let (Some(generate), Preprocessing::Text(text)) = (&config.generate, &data.preprocessing) {
+        text.tokenizer.encode(&generate.prompt).map_err(|error| {
+            Error::config(placed(loaded, "generate.prompt", error).to_string())
+        })?;
+    }
+    let directory = RunDirectory::open(&options.place, options.resume)?;
+    if options.resume {
+        check_same_run(&directory, config, &data)?;
+    }
+    let yaml = config
+        .to_yaml()
+        .map_err(|error| Error::config(format!("cannot write the config: {error}")))?;
+    directory.write_config(&yaml)?;
+
+    let model =
+        architecture(&config.model, &data.preprocessing)?.build(&mut Init::new(config.seed))?;
+    let trained = TrainedModel::new(model, data.preprocessing.clone());
+    let training = train(config, &data, &trained, &directory, &options)?;
+    let mut outcome = RunOutcome {
+        directory: directory.path().to_path_buf(),
+        training,
+        model: None,
+        sample: None,
+    };
+    if !matches!(outcome.training.ended, Ended::Interrupted(_)) {
+        trained.save(&directory.model())?;
+        outcome.model = Some(directory.model());
+        if let Some(generate) = &config.generate {
+            outcome.sample = Some(trained.sample(generate, config.seed)?);
+        }
+    }
+    Ok(outcome)
+}
+
+fn train(
+    config: &Config,
+    data: &OpenedData,
+    trained: &TrainedModel,
+    directory: &RunDirectory,
+    options: &RunOptions<'_>,
+) -> Result<Outcome> {
+    let rows = config.train.batch_size;
+    let training = Loader::new(
+        data.parts.training.clone(),
+        LoaderConfig {
+            order: data.order,
+            ..LoaderConfig::training(rows, config.seed)
+        },
+    )?;
+    let settings = recipe::settings(config, data.order == Order::Random, options.progress);
+    let total = total_steps(&settings, training.batches_per_epoch());
+    let schedule = recipe::schedule(&config.schedule, config.optimizer.learning_rate(), total);
+    let model = trained.model();
+    let mut trainer = Trainer::of(
+        model,
+        trained.objective(),
+        recipe::optimizer(&config.optimizer, model)?,
+        training,
+    )
+    .settings(settings)
+    .schedule(move |step| schedule.lr_at(step))
+    .run_directory(directory);
+    trainer.warn = false;
+    for (name, bytes) in trained.description()? {
+        trainer = trainer.checkpoint_file(name, bytes);
+    }
+    let evaluation = |part: &std::sync::Arc<dyn Dataset>| {
+        Loader::new(part.clone(), LoaderConfig::evaluation(rows))
+    };
+    if let Some(part) = &data.parts.validation {
+        trainer = trainer.validation(evaluation(part)?);
+    }
+    if let Some(part) = &data.parts.test {
+        trainer = trainer.test(evaluation(part)?);
+    }
+    if let Some(stopping) = recipe::early_stopping(config) {
+        trainer = trainer.callback(stopping);
+    }
+    if let Some(signals) = options.signals {
+        trainer = trainer.stop_when(|| {
+            let asked = signals.stop_requested();
+            asked.then(|| signals.name().unwrap_or("a signal").to_string())
+        });
+    }
+    if let Some(generate) = &config.generate
+        && let Some(steps) = generate.every_steps
+    {
+        trainer = trainer.sample_every(steps, |_| trained.sample(generate, config.seed));
+    }
+    trainer.fit()
+}
+
+/// The number of threads for as long as this lives.
+struct Threads {
+    before: usize,
+}
+
+impl Threads {
+    fn set(wanted: usize) -> Self {
+        let before = team::threads();
+        team::set_threads(wanted);
+        Self { before }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        team::set_threads(self.before);
+    }
+}
+
+/// An error with the place in the config that led to it.
+fn placed(loaded: &Loaded, key: &str, error: Error) -> Error {
+    error.context(format!("{}: {key}", loaded.location(key)))
+}
+
+/// What may not change when a run is continued; other keys may (a longer run, other rhythms).
+const FIXED: &[&str] = &[
+    "task",
+    "seed",
+    "precision",
+    "model",
+    "data",
+    "train.batch_size",
+    "train.gradient_accumulation_steps",
+    "optimizer.name",
+];
+
+/// Where the data lie may change as long as they are the same.
+const MOVABLE: &str = "data.path";
+
+/// Refuses to continue a run that was begun with another model or other data.
+fn check_same_run(directory: &RunDirectory, config: &Config, data: &OpenedData) -> Result<()> {
+    let Some(text) = directory.read_config()? else {
+        return Ok(());
+    };
+    let file = directory.config_file();
+    let name = file.display().to_string();
+    let begun = config::parse(text.as_bytes(), &name, directory.path(), &[])
+        .map_err(|error| Error::config(error.to_string()))?;
+    let mut changed = Vec::new();
+    differences("", &value(&begun.config)?, &value(config)?, &mut changed);
+    changed.retain(|(path, ..)| {
+        let within = |key: &&str| path == *key || path.starts_with(&format!("{key}."));
+        path != MOVABLE && FIXED.iter().any(|key| within(&key))
+    });
+    if let Some((path, before, now)) = changed.first() {
+        return Err(Error::config(format!(
+            "{name}: the run was begun with {path} {before}, now it is {now}; it cannot be continued so"
+        )));
+    }
+    let stored = entrenar_io::Store::at(directory.checkpoints()).latest()?;
+    if let Some(checkpoint) = stored.checkpoint
+        && checkpoint.contains(PREPROCESS_FILE)
+        && checkpoint.bytes(PREPROCESS_FILE)? != data.preprocessing.to_json()?.into_bytes()
+    {
+        return Err(Error::config(format!(
+            "{}: the data have changed since the run was begun; it cannot be continued with them",
+            checkpoint.path().join(PREPROCESS_FILE).display()
+        )));
+    }
+    Ok(())
+}
+
+fn value(config: &Config) -> Result<Value> {
+    serde_json::to_value(config)
+        .map_err(|error| Error::config(format!("cannot compare the config: {error}")))
+}
+
+/// The keys in which two configs differ, with both values.
+fn differences(path: &str, a: &Value, b: &Value, into: &mut Vec<(String, String, String)>) {
+    let (Value::Object(left), Value::Object(right)) = (a, b) else {
+        if a != b {
+            into.push((path.to_string(), a.to_string(), b.to_string()));
+        }
+        return;
+    };
+    let absent = Value::Null;
+    let mut keys: Vec<&String> = left.keys().collect();
+    keys.extend(right.keys().filter(|key| !left.contains_key(*key)));
+    for key in keys {
+        let place = match path {
+            "" => key.clone(),
+            _ => format!("{path}.{key}"),
+        };
+        let (a, b) = (left.get(key), right.get(key));
+        differences(&place, a.unwrap_or(&absent), b.unwrap_or(&absent), into);
+    }
+}
+
+/// The directory that holds a model: `path` itself, or `model/` below it for a run directory.
+pub(super) fn model_directory(path: &Path) -> PathBuf {
+    let inner = path.join("model");
+    if !path.join("config.json").is_file() && inner.join("config.json").is_file() {
+        inner
+    } else {
+        path.to_path_buf()
+    }
+}

@@ -1,0 +1,236 @@
+//! [`TrainedModel`]: a model with what it takes to use it, on disk and in memory.
+//!
+//! A model directory has `config.json` (the architecture), `model.safetensors` (weights and buffers)
+//! and `preprocess.json` (how raw data becomes inputs). Checkpoints have the same three files, so
+//! any of them can be evaluated. Neighbours: `model.rs` knows the architectures, `predict.rs` the
+//! tables of predictions.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use entrenar_base::{Error, Result};
+use entrenar_io::{Weights, write_atomic, write_safetensors};
+use entrenar_nn::{Init, Parameters};
+use entrenar_zoo::{Architecture, Model, Sampling, generate};
+
+use super::evaluate::{Evaluation, evaluate};
+use super::from_config::model_directory;
+use super::model::{NextToken, check_fits, check_size};
+use super::objective::{CrossEntropy, MeanSquaredError, Objective};
+use super::state::{MODEL_FILE, metadata};
+use crate::config::{Generate, Task};
+use crate::data::{
+    Dataset, Loader, LoaderConfig, PREPROCESS_FILE, Preprocessing, TargetEncoding,
+};
+use crate::run::Number;
+
+/// The architecture's file, named as Hugging Face names it.
+pub(super) const CONFIG_FILE: &str = "config.json";
+
+/// A model and the preprocessing of its data.
+pub struct TrainedModel {
+    model: Model,
+    preprocessing: Preprocessing,
+}
+
+impl TrainedModel {
+    pub(super) fn new(model: Model, preprocessing: Preprocessing) -> Self {
+        Self {
+            model,
+            preprocessing,
+        }
+    }
+
+    /// Opens a model directory, a checkpoint, or the final model of a run directory.
+    ///
+    /// # Errors
+    ///
+    /// A file that is missing or damaged, or weights that do not fit the architecture.
+    pub fn open(path: &Path) -> Result<Self> {
+        let directory = model_directory(path);
+        let file = directory.join(CONFIG_FILE);
+        let text = fs::read_to_string(&file).map_err(|error| {
+            let hint = if path.join("checkpoints").is_dir() {
+                "; the run has not finished, but each of its checkpoints is a model directory"
+            } else {
+                ""
+            };
+            Error::io(&file, format!("cannot open the model{hint}"), error)
+        })?;
+        let preprocessing = Preprocessing::load(&directory)?;
+        let architecture =
+            Architecture::from_json(&text).map_err(|error| error.context(file.display()))?;
+        let weights = Weights::open(&directory)?;
+        check_size(&architecture, &weights, &directory)?;
+        let here = |error: Error| error.context(directory.display());
+        let model = architecture.build(&mut Init::new(0)).map_err(here)?;
+        model.load_state(&weights.tensors()?).map_err(here)?;
+        check_fits(&model, &preprocessing, &directory)?;
+        Ok(Self::new(model, preprocessing))
+    }
+
+    /// Writes a model directory, replacing one that is there.
+    ///
+    /// # Errors
+    ///
+    /// What the file system reports.
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        // One fixed name: what a kill leaves is overwritten by the next attempt.
+        let temporary: PathBuf = directory.with_file_name(format!(".{name}-new"));
+        let failed = |what: &'static str| {
+            move |error| Error::io(directory, format!("cannot {what} the model directory"), error)
+        };
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary).map_err(failed("prepare"))?;
+        }
+        fs::create_dir_all(&temporary).map_err(failed("create"))?;
+        for (name, bytes) in self.description()? {
+            write_atomic(temporary.join(name), &bytes)?;
+        }
+        write_safetensors(temporary.join(MODEL_FILE), &self.model.state(), &metadata())?;
+        if directory.exists() {
+            fs::remove_dir_all(directory).map_err(failed("replace"))?;
+        }
+        fs::rename(&temporary, directory).map_err(failed("put in place"))
+    }
+
+    /// The files of a model directory besides the weights.
+    pub(super) fn description(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        Ok(vec![
+            (CONFIG_FILE.to_string(), self.model.architecture().to_json()?.into_bytes()),
+            (
+                PREPROCESS_FILE.to_string(),
+                self.preprocessing.to_json()?.into_bytes(),
+            ),
+        ])
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// How its inputs are made.
+    pub fn preprocessing(&self) -> &Preprocessing {
+        &self.preprocessing
+    }
+
+    /// What it was trained for.
+    pub fn task(&self) -> Task {
+        match &self.preprocessing {
+            Preprocessing::Text(_) => Task::LanguageModel,
+            Preprocessing::Image(_) => Task::Classification,
+            Preprocessing::Table(table) => match table.target {
+                TargetEncoding::Class { .. } => Task::Classification,
+                TargetEncoding::Number { .. } => Task::Regression,
+            },
+        }
+    }
+
+    /// What its training minimised.
+    pub(super) fn objective(&self) -> Box<dyn Objective<Model>> {
+        match self.task() {
+            Task::LanguageModel => Box::new(NextToken),
+            Task::Classification => Box::new(CrossEntropy),
+            Task::Regression => Box::new(MeanSquaredError),
+        }
+    }
+
+    /// Reads data of the kind that the model was trained on; see [`Preprocessing::read`].
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the files.
+    pub fn read(&self, path: &str, require_target: bool) -> Result<Arc<dyn Dataset>> {
+        self.preprocessing.read(Path::new(""), &[path], require_target)
+    }
+
+    /// Measures the model on all of some data. For a regression, `rmse` and `mae` are on the scale of
+    /// the table; `loss` is on the scale of the training.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the files, and what the model reports.
+    pub fn evaluate(&self, path: &str) -> Result<Evaluation> {
+        const ROWS: usize = 32;
+        let data = self.read(path, true)?;
+        let mut loader = Loader::new(data, LoaderConfig::evaluation(ROWS))?;
+        let mut evaluation = evaluate(&self.model, &*self.objective(), &mut loader)?;
+        if let Preprocessing::Table(table) = &self.preprocessing
+            && let TargetEncoding::Number { std, .. } = table.target
+        {
+            for (name, value) in &mut evaluation.metrics {
+                if name == "mae" {
+                    *value = Number::F32((value.value() * std) as f32);
+                }
+            }
+            let rmse = (evaluation.loss.sqrt() * std) as f32;
+            evaluation.metrics.push(("rmse".to_string(), rmse.into()));
+        }
+        Ok(evaluation)
+    }
+
+    /// Continues `prompt`, handing each new token's bytes to `on_bytes`, which returns whether to go
+    /// on. A token may be a part of a character.
+    ///
+    /// # Errors
+    ///
+    /// A model that is no language model, a prompt that is empty or has characters that the model
+    /// does not know, and what sampling reports.
+    pub fn generate(
+        &self,
+        prompt: &str,
+        sampling: &Sampling,
+        mut on_bytes: impl FnMut(&[u8]) -> bool,
+    ) -> Result<()> {
+        let (Model::Gpt(model), Preprocessing::Text(text)) = (&self.model, &self.preprocessing)
+        else {
+            return Err(Error::config(format!(
+                "expected a language model, this is a {} for {}",
+                self.model.architecture().name(),
+                match self.task() {
+                    Task::LanguageModel => "text",
+                    Task::Classification => "classification",
+                    Task::Regression => "regression",
+                }
+            )));
+        };
+        if prompt.is_empty() {
+            return Err(Error::config("the prompt is empty: give at least one character"));
+        }
+        let tokens = text
+            .tokenizer
+            .encode(prompt)
+            .map_err(|error| Error::config(format!("prompt: {error}")))?;
+        let mut failed = None;
+        generate(model, &tokens, sampling, &mut |token| {
+            match text.tokenizer.decode_bytes(&[token]) {
+                Ok(bytes) => on_bytes(&bytes),
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The sample that a config wants: its prompt and what the model makes of it.
+    pub(super) fn sample(&self, wanted: &Generate, seed: u64) -> Result<String> {
+        let sampling = Sampling {
+            max_new_tokens: wanted.max_new_tokens,
+            temperature: wanted.temperature,
+            top_k: wanted.top_k,
+            top_p: wanted.top_p,
+            seed,
+        };
+        let mut bytes = wanted.prompt.clone().into_bytes();
+        self.generate(&wanted.prompt, &sampling, |more| {
+            bytes.extend_from_slice(more);
+            true
+        })?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
