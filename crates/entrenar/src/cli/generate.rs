@@ -1,6 +1,10 @@
-//! `entrenar generate`: text that continues a prompt. Standard output holds only the text.
+//! `entrenar generate`: a prompt and text that continues it. Standard output holds only the text.
 
-use super::{Failure, Output};
+use super::{Failure, Output, json, print, print_bytes, refuse_adapter};
+use entrenar::train::trainer::TrainedModel;
+use entrenar::zoo::Sampling;
+use serde_json::json;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 /// Continue a prompt with a trained language model
@@ -49,47 +53,48 @@ fn probability(text: &str) -> Result<f64, String> {
     }
 }
 
-/// How tokens are drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Sampling {
-    /// The most likely token.
-    Greedy,
-    /// A draw.
-    Draw {
-        /// Divides the logits.
-        temperature: f64,
-        /// Only from the k most likely.
-        top_k: Option<u32>,
-        /// Only from the most likely that reach p.
-        top_p: Option<f64>,
-    },
-}
-
 impl Args {
     fn sampling(&self) -> Sampling {
-        if self.greedy {
-            Sampling::Greedy
-        } else {
-            Sampling::Draw {
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-            }
+        Sampling {
+            max_new_tokens: self.max_new_tokens as usize,
+            temperature: if self.greedy { 0.0 } else { self.temperature },
+            top_k: self.top_k.map(|k| k as usize),
+            top_p: self.top_p,
+            seed: self.seed,
         }
     }
 }
 
-/// Prints the continuation, token by token where the reader sees it.
-pub(crate) fn run(args: &Args, _output: Output) -> Result<(), Failure> {
-    let adapter = args.adapter.as_ref().map_or_else(String::new, |dir| {
-        format!(" with adapter {}", dir.display())
-    });
-    Err(Failure::Run(format!(
-        "generating {} tokens after a prompt of {} bytes from {}{adapter} ({:?}, seed {}) is not built into this version",
-        args.max_new_tokens,
-        args.prompt.len(),
-        args.model.display(),
-        args.sampling(),
-        args.seed
-    )))
+/// Prints the prompt and its continuation, token by token where the reader sees it.
+pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
+    refuse_adapter(args.adapter.as_deref())?;
+    let model = TrainedModel::open(&args.model)?;
+    let mut text = Vec::new();
+    let mut trouble = None;
+    model.generate(&args.prompt, &args.sampling(), |bytes| {
+        // The prompt comes with the first token: a prompt that is refused prints nothing.
+        if text.is_empty() {
+            text.extend_from_slice(args.prompt.as_bytes());
+            if !output.json {
+                trouble = print_bytes(&text).err();
+            }
+        }
+        text.extend_from_slice(bytes);
+        if !output.json && trouble.is_none() {
+            trouble = print_bytes(bytes).err();
+        }
+        trouble.is_none()
+    })?;
+    if let Some(failure) = trouble {
+        return Err(failure);
+    }
+    if output.json {
+        let text = String::from_utf8_lossy(&text);
+        return print(&json(&json!({"prompt": args.prompt, "text": text}))?);
+    }
+    // A shell's prompt should not stick to the text; a file gets the text alone.
+    if std::io::stdout().is_terminal() {
+        print("\n")?;
+    }
+    Ok(())
 }

@@ -14,10 +14,11 @@ mod predict;
 mod schema;
 mod train;
 
-pub(crate) use outcome::{Failure, print};
+pub(crate) use outcome::{Failure, json, print, print_bytes};
 
 use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Trains neural networks from one YAML file.
@@ -68,11 +69,35 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// A line on standard error, unless quiet.
+    pub fn note(self, message: &str) {
+        if !self.quiet {
+            outcome::tell(message);
+        }
+    }
+
     /// A warning on standard error, unless quiet.
     pub fn warn(self, message: &str) {
         if !self.quiet {
             outcome::say(&paint("33", "warning:"), message);
         }
+    }
+}
+
+/// A path as data names it: patterns are text.
+pub(crate) fn text(path: &Path) -> Result<String, Failure> {
+    path.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| Failure::Usage(format!("--data: the path is not UTF-8: {}", path.display())))
+}
+
+/// Adapters are not in this version; to ignore one would give another model's numbers.
+pub(crate) fn refuse_adapter(adapter: Option<&Path>) -> Result<(), Failure> {
+    match adapter {
+        None => Ok(()),
+        Some(_) => Err(Failure::Usage(
+            "--adapter is not supported by this version".to_owned(),
+        )),
     }
 }
 

@@ -1,6 +1,7 @@
 //! How a subcommand ends: results on standard output, one message on standard error, an exit status.
 
 use entrenar::train::config::ConfigError;
+use entrenar::{Error, ErrorKind};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -56,6 +57,15 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        match error.kind() {
+            ErrorKind::Config => Failure::Usage(error.to_string()),
+            _ => Failure::Run(error.to_string()),
+        }
+    }
+}
+
 impl From<clap::Error> for Failure {
     fn from(error: clap::Error) -> Failure {
         Failure::Arguments(error)
@@ -66,8 +76,13 @@ impl From<clap::Error> for Failure {
 ///
 /// `print!` would panic when the reader has gone; here that ends the command quietly, and a full disk is an error.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+/// [`print`] for a part of a text, which may end within a character.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
         Err(error) => Err(Failure::Run(format!(
@@ -76,9 +91,21 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// A value as JSON text with a line end.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value)
+        .map(|text| text + "\n")
+        .map_err(|error| Failure::Run(format!("cannot write the result as JSON: {error}")))
+}
+
 /// A line on standard error; where even that is closed there is nobody to tell.
 pub(super) fn say(head: &str, message: &str) {
-    let _ = writeln!(io::stderr(), "{head} {message}");
+    tell(&format!("{head} {message}"));
+}
+
+/// [`say`] without a head.
+pub(super) fn tell(message: &str) {
+    let _ = writeln!(io::stderr(), "{message}");
 }
 
 /// A panic is a defect of ours: says so in one line instead of showing a trace. With RUST_BACKTRACE set, the trace

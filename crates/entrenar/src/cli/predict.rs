@@ -1,6 +1,8 @@
 //! `entrenar predict`: a model's answer for every row of a file.
 
-use super::{Failure, Output};
+use super::{Failure, Output, json, print};
+use entrenar::train::trainer::{PredictionFormat, TrainedModel};
+use serde_json::json;
 use std::path::PathBuf;
 
 /// Write a model's predictions for every row of a file
@@ -9,20 +11,23 @@ pub(crate) struct Args {
     /// The model: the `model` directory of a run
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// The rows to predict
+    /// The rows to predict: a table, an IDX file of images or a directory of them; targets are not needed
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Where to write the predictions
+    /// Where to write the predictions: a name that ends in .csv or .jsonl
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
 
 /// Writes `args.out`, one prediction per row of `args.data`.
-pub(crate) fn run(args: &Args, _output: Output) -> Result<(), Failure> {
-    Err(Failure::Run(format!(
-        "predicting {} with {} into {} is not built into this version",
-        args.data.display(),
-        args.model.display(),
-        args.out.display()
-    )))
+pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
+    // A wrong name is told before the work is done.
+    PredictionFormat::of(&args.out)?;
+    let model = TrainedModel::open(&args.model)?;
+    let rows = model.predict_file(&super::text(&args.data)?, &args.out)?;
+    if output.json {
+        return print(&json(&json!({"rows": rows, "out": args.out}))?);
+    }
+    output.note(&format!("{rows} predictions in {}", args.out.display()));
+    Ok(())
 }

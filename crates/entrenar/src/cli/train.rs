@@ -1,10 +1,19 @@
 //! `entrenar train CONFIG.yaml`: checks the config, then trains; with `--dry-run` only the former.
+//!
+//! SIGINT and SIGTERM let the step in progress end, save a checkpoint and leave with status 0; a second signal ends the
+//! process at once with status 130.
 
-use super::{Failure, Output, print};
+use super::{Failure, Output, json, print};
 use entrenar::train::config::{self, Loaded};
+use entrenar::train::run::{ProgressStyle, RunPlace, Signals};
+use entrenar::train::trainer::{Ended, Evaluation, RunOptions, RunOutcome, run_config};
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 /// Train a model as a config file describes it
+///
+/// Ctrl-C (SIGINT) and SIGTERM end the run after the step in progress with a checkpoint and status 0; --resume continues
+/// it. A second signal ends it at once with status 130.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The config (YAML); `entrenar init` writes one to start from
@@ -44,18 +53,126 @@ fn show(loaded: &Loaded, output: Output) -> Result<(), Failure> {
     print(&text.map_err(|error| Failure::Run(format!("cannot write the config: {error}")))?)
 }
 
-/// Trains as a checked config says, in `args.run_dir` or a new directory under `runs/`.
-fn start(_loaded: &Loaded, args: &Args, _output: Output) -> Result<(), Failure> {
-    let what = if args.resume {
-        "resuming a run"
-    } else {
-        "training"
+/// Trains as a checked config says, in `args.run_dir` or a new directory under `runs/`. Standard output gets the sample
+/// of a language model, or with `--json` one object about the run.
+fn start(loaded: &Loaded, args: &Args, output: Output) -> Result<(), Failure> {
+    // From here on a signal saves the state instead of ending the process.
+    let signals = Signals::install()?;
+    let place = match &args.run_dir {
+        Some(directory) => RunPlace::At(directory.clone()),
+        None => {
+            let name = args.config.file_stem().unwrap_or_default();
+            RunPlace::Numbered {
+                runs: PathBuf::from("runs"),
+                name: name.to_string_lossy().into_owned(),
+            }
+        }
     };
-    let place = args
-        .run_dir
-        .as_ref()
-        .map_or_else(String::new, |dir| format!(" into {}", dir.display()));
-    Err(Failure::Run(format!(
-        "{what}{place} is not built into this version; --dry-run checks the config"
-    )))
+    let progress = if output.quiet {
+        ProgressStyle::Quiet
+    } else {
+        ProgressStyle::Auto
+    };
+    let run = run_config(
+        loaded,
+        RunOptions {
+            place,
+            resume: args.resume,
+            progress,
+            signals: Some(&signals),
+        },
+    )?;
+    for line in summary(&run) {
+        output.note(&line);
+    }
+    if output.json {
+        return print(&json(&report(&run))?);
+    }
+    match &run.sample {
+        Some(sample) if sample.ends_with('\n') => print(sample),
+        Some(sample) => print(&format!("{sample}\n")),
+        None => Ok(()),
+    }
+}
+
+/// What to tell about a run that ended, in lines.
+fn summary(run: &RunOutcome) -> Vec<String> {
+    let training = &run.training;
+    let directory = run.directory.display();
+    let steps = format!("step {} of {}", training.step, training.total_steps);
+    let mut lines = Vec::new();
+    match &training.ended {
+        Ended::Finished => lines.push(format!(
+            "finished {} steps in {:.1} s",
+            training.step, training.seconds
+        )),
+        Ended::Early(reason) => lines.push(format!("stopped at {steps}: {reason}")),
+        Ended::Interrupted(signal) => lines.push(format!(
+            "{signal}: stopped after {steps} and saved it; continue with --run-dir {directory} --resume"
+        )),
+    }
+    let measured = [
+        ("validation", &training.validation),
+        ("test", &training.test),
+    ];
+    for (split, evaluation) in measured {
+        if let Some(evaluation) = evaluation {
+            lines.push(format!("{split}: {}", numbers(evaluation)));
+        }
+    }
+    if let Some(model) = &run.model {
+        let kept = if training.weights_step == training.step {
+            String::new()
+        } else {
+            format!(" (the weights of step {})", training.weights_step)
+        };
+        lines.push(format!("model: {}{kept}", model.display()));
+    }
+    lines
+}
+
+/// `loss 1.5, accuracy 0.9`.
+pub(super) fn numbers(evaluation: &Evaluation) -> String {
+    let mut text = format!("loss {:.4}", evaluation.loss);
+    for (name, value) in &evaluation.metrics {
+        text.push_str(&format!(", {name} {:.4}", value.value()));
+    }
+    text
+}
+
+/// An evaluation as a JSON object.
+pub(super) fn fields(evaluation: &Evaluation) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("loss".into(), json!(evaluation.loss));
+    for (name, value) in &evaluation.metrics {
+        map.insert(name.clone(), json!(value));
+    }
+    map.insert("targets".into(), json!(evaluation.targets));
+    map
+}
+
+/// A run as a JSON object.
+fn report(run: &RunOutcome) -> Value {
+    let training = &run.training;
+    let (status, reason) = match &training.ended {
+        Ended::Finished => ("finished", None),
+        Ended::Early(reason) => ("stopped early", Some(reason)),
+        Ended::Interrupted(signal) => ("interrupted", Some(signal)),
+    };
+    json!({
+        "run_directory": run.directory,
+        "model": run.model,
+        "status": status,
+        "reason": reason,
+        "step": training.step,
+        "total_steps": training.total_steps,
+        "best": training.best.map(|(step, value)| json!({"step": step, "value": value})),
+        "weights_step": training.weights_step,
+        "train": training.train.as_ref().map(|record| json!(record)),
+        "validation": training.validation.as_ref().map(fields),
+        "test": training.test.as_ref().map(fields),
+        "skipped_steps": training.skipped_steps,
+        "seconds": training.seconds,
+        "sample": run.sample,
+    })
 }
