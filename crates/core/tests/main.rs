@@ -1,6 +1,7 @@
 //! One integration binary: generic checks over the registry, the pitfalls of automatic
-//! differentiation, and the transforms.
+//! differentiation, the transforms, and values of PyTorch.
 
+mod functional;
 mod pitfalls;
 mod registry;
 mod transforms;

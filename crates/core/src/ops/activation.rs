@@ -236,7 +236,7 @@ impl Tensor {
     /// When `min` exceeds `max`.
     #[track_caller]
     pub fn hardtanh(&self, min: f64, max: f64) -> Result<Tensor> {
-        if !(min <= max) {
+        if min.is_nan() || max.is_nan() || min > max {
             return Err(Error::argument(
                 "hardtanh",
                 "min <= max",

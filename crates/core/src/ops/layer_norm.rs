@@ -31,7 +31,7 @@ struct LayerNorm {
 
 impl LayerNorm {
     /// The present parameters among `inputs`.
-    fn parameters<'a, T: Copy>(&self, inputs: &'a [T]) -> (Option<T>, Option<T>) {
+    fn parameters<T: Copy>(&self, inputs: &[T]) -> (Option<T>, Option<T>) {
         (
             self.weight.then(|| inputs[1]),
             self.bias.then(|| inputs[1 + usize::from(self.weight)]),

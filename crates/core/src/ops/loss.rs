@@ -134,7 +134,7 @@ impl Tensor {
         beta: f64,
         reduction: Reduction,
     ) -> Result<Tensor> {
-        if !(beta >= 0.0) {
+        if beta.is_nan() || beta < 0.0 {
             return Err(Error::argument("smooth_l1_loss", "a beta >= 0", beta));
         }
         if beta == 0.0 {
@@ -153,7 +153,7 @@ impl Tensor {
     /// When `delta` is not positive or the shapes do not broadcast.
     #[track_caller]
     pub fn huber_loss(&self, target: &Tensor, delta: f64, reduction: Reduction) -> Result<Tensor> {
-        if !(delta > 0.0) {
+        if delta.is_nan() || delta <= 0.0 {
             return Err(Error::argument("huber_loss", "a delta > 0", delta));
         }
         elementwise((self, target), "huber_loss", &[delta], reduction, || {
@@ -319,7 +319,7 @@ impl Tensor {
         reduction: Reduction,
     ) -> Result<Tensor> {
         const OP: &str = "gaussian_nll_loss";
-        if !(eps > 0.0) {
+        if eps.is_nan() || eps <= 0.0 {
             return Err(Error::argument(OP, "an eps > 0", eps));
         }
         let (input, target) = matched(self, target, OP)?;
@@ -431,7 +431,7 @@ impl Tensor {
         reduction: Reduction,
     ) -> Result<Tensor> {
         let name = "triplet_margin_loss";
-        if self.rank() == 0 || !(margin > 0.0) {
+        if self.rank() == 0 || margin.is_nan() || margin <= 0.0 {
             return Err(Error::argument(
                 name,
                 "inputs [.., D] and a margin > 0",
