@@ -54,6 +54,9 @@ fn updates_are_seen_by_the_pass_and_applied_by_commit() -> Result<()> {
     Ok(())
 }
 
+/// A key and the path at which it was drawn.
+type Drawn = ((u64, u64), String);
+
 /// Draws a key, updates a buffer, multiplies by a parameter; counts its calls.
 #[derive(Clone, Module)]
 struct Spy {
@@ -62,7 +65,7 @@ struct Spy {
     #[module(skip)]
     calls: Arc<AtomicUsize>,
     #[module(skip)]
-    drawn: Arc<Mutex<Vec<((u64, u64), String)>>>,
+    drawn: Arc<Mutex<Vec<Drawn>>>,
 }
 
 impl Module for Spy {

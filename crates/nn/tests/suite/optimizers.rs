@@ -26,7 +26,7 @@ fn parameters(dtype: DType) -> Result<NamedParameters> {
 fn set_gradients(p: &NamedParameters, step: usize) -> Result<()> {
     for (k, (_, p)) in p.iter().enumerate() {
         let g = p.value().square()?;
-        let g = g.add(&fill(&p.shape(), 10 + step).to_dtype(p.dtype())?)?;
+        let g = g.add(&fill(p.shape(), 10 + step).to_dtype(p.dtype())?)?;
         p.set_grad((!(k == 1 && step == 2)).then_some(g))?;
     }
     Ok(())
@@ -289,7 +289,7 @@ fn wrong_settings_are_refused() -> Result<()> {
         "[SGD] expected momentum above 0 and no dampening for Nesterov's momentum, \
          got momentum 0 and dampening 0"
     );
-    let twice = vec![p[0].1.clone(), p[0].1.clone()];
+    let twice = [p[0].1.clone(), p[0].1.clone()];
     assert_eq!(
         message(Sgd::new(
             ParamGroup::new(vec![
