@@ -1,6 +1,7 @@
 //! Differentiation: the graph, the backward engine, forward mode and everything built on them.
 
 pub mod checkpoint;
+pub mod custom;
 pub(crate) mod engine;
 pub(crate) mod forward;
 pub mod functional;
@@ -11,6 +12,7 @@ pub mod tape;
 mod vjp_of;
 
 pub use checkpoint::{CheckpointPolicy, checkpoint, checkpoint_with};
+pub use custom::{BackwardCx, CustomOp};
 pub use engine::{GradOptions, backward_all, grad};
 pub use forward::DualTensor;
 pub use functional::{

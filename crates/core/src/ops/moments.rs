@@ -70,7 +70,7 @@ impl Explicit for LogSumExp {
 fn guarded_power(name: &'static str, base: &Expr, exponent: f64, at_zero: f64) -> OpRef {
     Pointwise::cached(name, &[exponent, at_zero], || {
         let power = match exponent {
-            e if e == 0.5 => base.unary(Unary::Sqrt),
+            0.5 => base.unary(Unary::Sqrt),
             e => base.binary(Binary::Pow, &c(e)),
         };
         let guarded = x(0).equals(&c(0.0)).select(&c(at_zero), &power);
