@@ -137,7 +137,8 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
     let results = run(op, &lower, how)?;
     let reads = reads(&rule, &needs, inputs.len(), results.len());
     let keep = |mask: u32, i: usize, t: &Tensor| {
-        (mask >> i & 1 == 1).then(|| match how.region {
+        // Ops of many inputs (concat) name none beyond the mask's bits.
+        (mask.checked_shr(i as u32).unwrap_or(0) & 1 == 1).then(|| match how.region {
             None => {
                 t.array().retag(Tag::Saved);
                 Slot::Value(t.clone())
@@ -221,7 +222,9 @@ fn reads(rule: &Rule<'_>, needs: &[bool], inputs: usize, outputs: usize) -> Read
         }
         Rule::Expand(e) => {
             // The expansion is needed for higher orders, so every input stays.
-            reads.inputs = (1u32 << inputs) - 1;
+            reads.inputs = 1u32
+                .checked_shl(inputs as u32)
+                .map_or(u32::MAX, |bit| bit - 1);
             if let Some(kernel) = e.backward() {
                 for j in (0..outputs).filter(|&j| kernel.reads_output(j)) {
                     reads.outputs |= 1 << j;

@@ -155,3 +155,27 @@ pub(crate) const ENTRIES: &[Entry] = &[Entry {
         }))
     },
 }];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More inputs than a word has bits.
+    #[test]
+    fn many_parts_can_be_joined_and_differentiated() {
+        let parts: Vec<Tensor> = (0..70)
+            .map(|i| {
+                Tensor::full([1], f64::from(i), DType::F64)
+                    .requires_grad()
+                    .unwrap()
+            })
+            .collect();
+        let refs: Vec<&Tensor> = parts.iter().collect();
+        let y = Tensor::concat(&refs, 0).unwrap().square().unwrap();
+        y.sum().unwrap().backward().unwrap();
+        for (i, part) in parts.iter().enumerate() {
+            let found = part.grad().unwrap().item::<f64>().unwrap();
+            assert_eq!(found, 2.0 * i as f64);
+        }
+    }
+}
