@@ -211,8 +211,8 @@ impl Tensor {
     ///
     /// ```
     /// # use entrenar_core::Tensor;
-    /// let t = Tensor::from_vec(vec![1.0f64, 7.0], [1, 2])?;
-    /// assert_eq!(t.rms_norm(1, None, 0.0)?.to_vec::<f64>()?, [0.2, 1.4]);
+    /// let t = Tensor::from_vec(vec![2.0f64, -2.0], [1, 2])?;
+    /// assert_eq!(t.rms_norm(1, None, 0.0)?.to_vec::<f64>()?, [1.0, -1.0]);
     /// # Ok::<(), entrenar_core::Error>(())
     /// ```
     #[track_caller]
