@@ -5,7 +5,7 @@
 //! name the operation does not state is [`Unbound`]: the case is then not supported, decided
 //! before anything has run.
 
-use entrenar_base::{Error, Result};
+use entrenar_base::{DType, Error, Result};
 use entrenar_core::Tensor;
 
 use crate::suite::{Case, Value};
@@ -155,7 +155,7 @@ impl<'a> Call<'a> {
         Ok(self.real(name)?.unwrap_or(default))
     }
 
-    /// A whole number that may be absent.
+    /// A whole number that may be absent; PyTorch also takes an integer tensor with one element.
     ///
     /// # Errors
     /// When it is there and no whole number.
@@ -163,6 +163,10 @@ impl<'a> Call<'a> {
         match self.value(name) {
             None => Ok(None),
             Some(Value::Int(i)) => Ok(Some(*i as isize)),
+            Some(Value::Tensor(_)) if self.tensor(name)?.dtype().is_int() => {
+                let number = self.tensor(name)?.to_dtype(DType::I64)?.item::<i64>()?;
+                Ok(Some(number as isize))
+            }
             Some(_) => Err(self.wrong(name, "a whole number")),
         }
     }

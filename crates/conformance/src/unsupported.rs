@@ -42,6 +42,15 @@ pub const UNSUPPORTED: &[Unsupported] = &[
         reason: "an empty index of another rank than the input",
     },
     Unsupported {
+        op: "nn.functional.batch_norm",
+        kinds: ALL,
+        when: |c| {
+            c.tensor(&c.input).is_some_and(|x| x.rank() < 2)
+                && c.argument(4, "training") == Some(&Value::Bool(true))
+        },
+        reason: "training on a vector: no channels to normalise",
+    },
+    Unsupported {
         op: "nn.functional.interpolate",
         kinds: ALL,
         when: |c| c.argument(2, "mode") == Some(&Value::Text("area".to_string())),

@@ -40,18 +40,6 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
 ];
 
-/// Runs `f` on `[batch, channel, …]`; an input without the batch gets one for the time.
-pub(super) fn batched(
-    x: &Tensor,
-    spatial: usize,
-    f: impl FnOnce(&Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
-    if x.rank() == spatial + 1 {
-        return f(&x.unsqueeze(0)?)?.squeeze(0);
-    }
-    f(x)
-}
-
 fn options(c: &Call<'_>, rank: usize) -> Result<ConvOptions> {
     let ones = vec![1; rank];
     let dilation = c.spatial("dilation", rank, &ones)?;
@@ -80,15 +68,13 @@ fn options(c: &Call<'_>, rank: usize) -> Result<ConvOptions> {
 
 fn conv(c: &Call<'_>, rank: usize) -> Result<Tensor> {
     let options = options(c, rank)?;
-    batched(c.input()?, rank, |x| {
-        x.conv(c.tensor("weight")?, c.optional("bias")?, &options)
-    })
+    c.input()?
+        .conv(c.tensor("weight")?, c.optional("bias")?, &options)
 }
 
 fn conv_transpose(c: &Call<'_>, rank: usize) -> Result<Tensor> {
     let options = options(c, rank)?;
     let extra = c.spatial("output_padding", rank, &vec![0; rank])?;
-    batched(c.input()?, rank, |x| {
-        x.conv_transpose(c.tensor("weight")?, c.optional("bias")?, &options, &extra)
-    })
+    c.input()?
+        .conv_transpose(c.tensor("weight")?, c.optional("bias")?, &options, &extra)
 }

@@ -11,9 +11,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
     one!("gather", "dim index sparse_grad", |c| c
         .input()?
         .gather(c.dim("dim")?, &index(c, "index")?)),
-    one!("take_along_dim", "indices dim", |c| c
-        .input()?
-        .take_along_dim(&index(c, "indices")?, c.dim("dim")?)),
+    one!("take_along_dim", "indices dim", |c| {
+        let (x, index) = (c.input()?, index(c, "indices")?);
+        match c.int("dim")? {
+            Some(dim) => x.take_along_dim(&index, dim),
+            // Without a dimension both are read as vectors.
+            None => x
+                .reshape([x.numel()])?
+                .take_along_dim(&index.reshape([index.numel()])?, 0),
+        }
+    }),
     one!("index_select", "dim index", |c| c
         .input()?
         .index_select(c.dim("dim")?, &index(c, "index")?)),

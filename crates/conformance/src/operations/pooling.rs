@@ -4,7 +4,6 @@ use entrenar_base::Result;
 use entrenar_core::Tensor;
 use entrenar_core::ops::pool::PoolOptions;
 
-use super::convolution::batched;
 use super::{Operation, many, one};
 use crate::call::Call;
 use crate::suite::Value;
@@ -77,37 +76,24 @@ fn options(c: &Call<'_>, rank: usize) -> Result<PoolOptions> {
     })
 }
 
-/// As [`batched`], for values with their places; without `return_indices` only the values.
-fn with_places(
-    c: &Call<'_>,
-    rank: usize,
-    f: impl FnOnce(&Tensor) -> Result<(Tensor, Tensor)>,
-) -> Result<Vec<Tensor>> {
-    let mut places = None;
-    let x = c.input()?;
-    let values = batched(x, rank, |x| {
-        let (values, indices) = f(x)?;
-        places = Some(indices);
-        Ok(values)
-    })?;
-    match places {
-        Some(p) if c.flag("return_indices")? => {
-            Ok(vec![values.clone(), p.reshape(values.shape())?])
-        }
-        _ => Ok(vec![values]),
-    }
+/// Values with their places; without `return_indices` only the values.
+fn with_places(c: &Call<'_>, (values, places): (Tensor, Tensor)) -> Result<Vec<Tensor>> {
+    Ok(match c.flag("return_indices")? {
+        true => vec![values, places],
+        false => vec![values],
+    })
 }
 
 fn max_pool(c: &Call<'_>, rank: usize) -> Result<Vec<Tensor>> {
     let options = options(c, rank)?;
-    with_places(c, rank, |x| x.max_pool(&options))
+    with_places(c, c.input()?.max_pool(&options)?)
 }
 
 fn avg_pool(c: &Call<'_>, rank: usize) -> Result<Tensor> {
     let options = options(c, rank)?;
     let include = c.flag_or("count_include_pad", true)?;
     let divisor = c.int("divisor_override")?.map(|d| d as i64);
-    batched(c.input()?, rank, |x| x.avg_pool(&options, include, divisor))
+    c.input()?.avg_pool(&options, include, divisor)
 }
 
 /// `None` keeps the size; a single number stands for all dimensions.
@@ -133,11 +119,10 @@ fn output_size(c: &Call<'_>, rank: usize) -> Result<Vec<usize>> {
 }
 
 fn adaptive_avg(c: &Call<'_>, rank: usize) -> Result<Tensor> {
-    let size = output_size(c, rank)?;
-    batched(c.input()?, rank, |x| x.adaptive_avg_pool(&size))
+    c.input()?.adaptive_avg_pool(&output_size(c, rank)?)
 }
 
 fn adaptive_max(c: &Call<'_>, rank: usize) -> Result<Vec<Tensor>> {
     let size = output_size(c, rank)?;
-    with_places(c, rank, |x| x.adaptive_max_pool(&size))
+    with_places(c, c.input()?.adaptive_max_pool(&size)?)
 }

@@ -12,9 +12,23 @@ use crate::apply::{apply1, handle, one};
 use crate::op::{Aval, Explicit, Few, JvpCx, Op, Reads, Rule, Sink, VjpCx};
 use crate::registry::{Entry, Sample};
 
-/// The lower factor of symmetric positive definite matrices; reads the lower triangle.
+/// The lower factor of symmetric positive definite matrices, or its transpose when `upper`; reads
+/// that triangle.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Cholesky;
+struct Cholesky {
+    upper: bool,
+}
+
+impl Cholesky {
+    /// From what the caller sees to the lower factor, and back.
+    fn lower(&self, t: &Tensor) -> Result<Tensor> {
+        if self.upper {
+            adjoint(t)
+        } else {
+            Ok(t.clone())
+        }
+    }
+}
 
 impl Op for Cholesky {
     fn name(&self) -> &'static str {
@@ -32,7 +46,7 @@ impl Op for Cholesky {
         }
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
-        Ok(one(kernel::cholesky(inputs[0], false)?))
+        Ok(one(kernel::cholesky(inputs[0], self.upper)?))
     }
     fn rule(&self) -> Rule<'_> {
         Rule::Explicit(self)
@@ -56,7 +70,7 @@ impl Explicit for Cholesky {
         let Some(g) = cx.cotangent(0) else {
             return Ok(());
         };
-        let l = cx.output(0)?;
+        let (l, g) = (&self.lower(cx.output(0)?)?, self.lower(g)?);
         let middle = lower_half(&adjoint(l)?.matmul(&g.tril(0)?)?)?;
         // L⁻ᵀ · middle · L⁻¹
         let back = adjoint(l)?.solve_triangular(&middle, true, true, false)?;
@@ -67,12 +81,13 @@ impl Explicit for Cholesky {
         let Some(t) = &cx.tangents[0] else {
             return Ok(one(None));
         };
-        let l = &cx.outputs[0];
-        let symmetric = t.add(&adjoint(t)?)?.mul_scalar(0.5)?;
-        // L⁻¹ · dA · L⁻ᵀ
-        let inner = l.solve_triangular(&symmetric, false, true, false)?;
+        let l = &self.lower(&cx.outputs[0])?;
+        // L⁻¹ · dA · L⁻ᵀ. Only symmetric tangents stay among the symmetric matrices; what others
+        // give follows PyTorch.
+        let inner = l.solve_triangular(t, false, true, false)?;
         let inner = adjoint(l)?.solve_triangular(&inner, true, false, false)?;
-        Ok(one(Some(l.matmul(&lower_half(&inner)?)?)))
+        let moved = l.matmul(&lower_half(&inner)?)?;
+        Ok(one(Some(self.lower(&moved)?)))
     }
 }
 
@@ -188,10 +203,7 @@ impl Tensor {
     /// ```
     #[track_caller]
     pub fn cholesky(&self, upper: bool) -> Result<Tensor> {
-        if upper && self.rank() >= 2 {
-            return adjoint(&apply1(&handle(Cholesky), &[&adjoint(self)?])?);
-        }
-        apply1(&handle(Cholesky), &[self])
+        apply1(&handle(Cholesky { upper }), &[self])
     }
 
     /// X with A·X = B (`left`) or X·A = B, where this tensor A `[.., N, N]` is triangular: only
