@@ -43,11 +43,18 @@ impl Serialize for Tensor {
             array.to_f64_vec().into_iter().map(float).collect()
         } else {
             // i64 holds every integer dtype, where f64 would round.
-            let wide = array.cast(DType::I64).to_vec::<i64>().map_err(serde::ser::Error::custom)?;
+            let wide = array
+                .cast(DType::I64)
+                .to_vec::<i64>()
+                .map_err(serde::ser::Error::custom)?;
             wide.into_iter().map(Number::Integer).collect()
         };
-        Plain { dtype: array.dtype().name().into(), shape: array.dims().to_vec(), data }
-            .serialize(serializer)
+        Plain {
+            dtype: array.dtype().name().into(),
+            shape: array.dims().to_vec(),
+            data,
+        }
+        .serialize(serializer)
     }
 }
 
@@ -77,7 +84,9 @@ impl<'de> Deserialize<'de> for Tensor {
                 .iter()
                 .map(|n| match n {
                     Number::Integer(i) if in_range(*i, dtype) => Ok(*i),
-                    _ => Err(D::Error::custom(format!("expected integers that fit {dtype}"))),
+                    _ => Err(D::Error::custom(format!(
+                        "expected integers that fit {dtype}"
+                    ))),
                 })
                 .collect::<Result<Vec<i64>, _>>()?;
             Array::from_vec(values, plain.shape).map(|a| a.cast(dtype))
@@ -132,9 +141,14 @@ mod tests {
             (r#"{"dtype":"u8","shape":[1],"data":[256]}"#, "fit u8"),
             (r#"{"dtype":"i64","shape":[1],"data":[1.5]}"#, "fit i64"),
             (r#"{"dtype":"f32","shape":[1],"data":["one"]}"#, "\"nan\""),
-            (r#"{"dtype":"f32","shape":[18446744073709551615,3],"data":[]}"#, "fits in memory"),
+            (
+                r#"{"dtype":"f32","shape":[18446744073709551615,3],"data":[]}"#,
+                "fits in memory",
+            ),
         ] {
-            let e = serde_json::from_str::<Tensor>(text).unwrap_err().to_string();
+            let e = serde_json::from_str::<Tensor>(text)
+                .unwrap_err()
+                .to_string();
             assert!(e.contains(part), "{text}: {e}");
         }
     }

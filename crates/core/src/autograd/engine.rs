@@ -5,7 +5,8 @@
 //! use the team inside), so gradients add up in the same order and to the same bits every time.
 
 use smallvec::SmallVec;
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -84,59 +85,82 @@ enum Targets<'a> {
 }
 
 struct Pass {
+    /// Newest first, so that a node is found by its sequence number.
     pending: Vec<Pending>,
-    index: Map<u64, usize>,
     leaves: Vec<LeafState>,
+    /// Positions in `leaves`, once there are too many to look through.
     leaf_index: Map<usize, usize>,
 }
+
+/// Up to this many leaves are found by looking through them.
+const FEW_LEAVES: usize = 16;
 
 fn leaf_key(leaf: &Arc<Leaf>) -> usize {
     Arc::as_ptr(leaf) as usize
 }
 
+/// A node in the order of the walk.
+struct Newest(Arc<Node>);
+
+impl PartialEq for Newest {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.sequence == other.0.sequence
+    }
+}
+impl Eq for Newest {}
+impl PartialOrd for Newest {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Newest {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.sequence.cmp(&other.0.sequence)
+    }
+}
+
 impl Pass {
     /// Finds all nodes that the roots reach, newest first, and how often each leaf is consumed.
     fn plan(roots: &[(Edge, Tensor)], targets: &Targets<'_>) -> Pass {
-        let mut nodes: Vec<Arc<Node>> = Vec::new();
-        let mut seen: Map<u64, usize> = Map::default();
-        let mut stack: Vec<Arc<Node>> = Vec::new();
-        let visit = |edge: &Edge, seen: &mut Map<u64, usize>, stack: &mut Vec<Arc<Node>>| {
-            if let Edge::Node { node, .. } = edge
-                && seen.insert(node.sequence, 0).is_none()
-            {
-                stack.push(node.clone());
+        // A node's consumers are all newer than itself: when it comes out of the heap, every edge
+        // to it is already in, so that duplicates come out next to each other.
+        let mut heap: BinaryHeap<Newest> = BinaryHeap::new();
+        let visit = |edge: &Edge, heap: &mut BinaryHeap<Newest>| {
+            if let Edge::Node { node, .. } = edge {
+                heap.push(Newest(node.clone()));
             }
         };
         for (edge, _) in roots {
-            visit(edge, &mut seen, &mut stack);
-        }
-        while let Some(node) = stack.pop() {
-            for edge in node.edges.iter().flatten() {
-                visit(edge, &mut seen, &mut stack);
-            }
-            nodes.push(node);
-        }
-        nodes.sort_unstable_by_key(|n| std::cmp::Reverse(n.sequence));
-        for (i, n) in nodes.iter().enumerate() {
-            seen.insert(n.sequence, i);
+            visit(edge, &mut heap);
         }
         let mut pass = Pass {
-            pending: nodes
-                .into_iter()
-                .map(|node| Pending {
-                    cotangents: SmallVec::from_elem(None, node.outputs),
-                    wanted: true,
-                    node,
-                })
-                .collect(),
-            index: seen,
+            pending: Vec::new(),
             leaves: Vec::new(),
             leaf_index: Map::default(),
         };
+        while let Some(Newest(node)) = heap.pop() {
+            if pass
+                .pending
+                .last()
+                .is_some_and(|p| p.node.sequence == node.sequence)
+            {
+                continue;
+            }
+            for edge in node.edges.iter().flatten() {
+                visit(edge, &mut heap);
+            }
+            let cotangents = SmallVec::from_elem(None, node.outputs);
+            pass.pending.push(Pending {
+                cotangents,
+                wanted: true,
+                node,
+            });
+        }
         pass.mark_wanted(targets);
         for i in 0..pass.pending.len() {
             if pass.pending[i].wanted {
-                for edge in pass.pending[i].node.clone().edges.iter().flatten() {
+                let node = pass.pending[i].node.clone();
+                for edge in node.edges.iter().flatten() {
                     pass.count_leaf(edge);
                 }
             }
@@ -145,6 +169,19 @@ impl Pass {
             pass.count_leaf(edge);
         }
         pass
+    }
+
+    /// Position of a node that the walk found.
+    fn find(&self, node: &Node) -> usize {
+        self.pending
+            .partition_point(|p| p.node.sequence > node.sequence)
+    }
+
+    fn find_leaf(&self, leaf: &Arc<Leaf>) -> Option<usize> {
+        if self.leaves.len() <= FEW_LEAVES {
+            return self.leaves.iter().position(|s| Arc::ptr_eq(&s.leaf, leaf));
+        }
+        self.leaf_index.get(&leaf_key(leaf)).copied()
     }
 
     /// Leaves out nodes from which no target can be reached.
@@ -170,8 +207,7 @@ impl Pass {
                 .any(|e| match e {
                     Edge::Leaf(l) => leaves.contains_key(&leaf_key(l)),
                     Edge::Node { node, .. } => {
-                        nodes.contains_key(&node.sequence)
-                            || self.pending[self.index[&node.sequence]].wanted
+                        nodes.contains_key(&node.sequence) || self.pending[self.find(node)].wanted
                     }
                 });
             self.pending[i].wanted = wanted;
@@ -179,18 +215,28 @@ impl Pass {
     }
 
     fn count_leaf(&mut self, edge: &Edge) {
-        if let Edge::Leaf(leaf) = edge {
-            let leaves = &mut self.leaves;
-            let at = *self.leaf_index.entry(leaf_key(leaf)).or_insert_with(|| {
-                leaves.push(LeafState {
-                    leaf: leaf.clone(),
-                    consumers: 0,
-                    gradient: None,
-                });
-                leaves.len() - 1
+        let Edge::Leaf(leaf) = edge else { return };
+        let at = self.find_leaf(leaf).unwrap_or_else(|| {
+            self.leaves.push(LeafState {
+                leaf: leaf.clone(),
+                consumers: 0,
+                gradient: None,
             });
-            self.leaves[at].consumers += 1;
-        }
+            let new = self.leaves.len() - 1;
+            if new == FEW_LEAVES {
+                // From here on leaves are looked up: enter all of them.
+                self.leaf_index = self
+                    .leaves
+                    .iter()
+                    .enumerate()
+                    .map(|(i, s)| (leaf_key(&s.leaf), i))
+                    .collect();
+            } else if new > FEW_LEAVES {
+                self.leaf_index.insert(leaf_key(leaf), new);
+            }
+            new
+        });
+        self.leaves[at].consumers += 1;
     }
 
     /// Gives a gradient (or the news that there is none) to whoever `edge` names.
@@ -198,12 +244,15 @@ impl Pass {
         match edge {
             Edge::Node { node, output } => {
                 if let Some(g) = gradient {
-                    let at = self.index[&node.sequence];
+                    let at = self.find(node);
                     accumulate_gradient(&mut self.pending[at].cotangents[*output], g)?;
                 }
             }
             Edge::Leaf(leaf) => {
-                let state = &mut self.leaves[self.leaf_index[&leaf_key(leaf)]];
+                let at = self
+                    .find_leaf(leaf)
+                    .expect("every leaf was counted by the plan");
+                let state = &mut self.leaves[at];
                 if let Some(g) = gradient {
                     accumulate_gradient(&mut state.gradient, g)?;
                 }
@@ -287,9 +336,8 @@ fn pass(
         .map(|edge| match edge {
             None => None,
             Some(Edge::Leaf(l)) => plan
-                .leaf_index
-                .get(&leaf_key(l))
-                .and_then(|&i| plan.leaves[i].gradient.clone()),
+                .find_leaf(l)
+                .and_then(|i| plan.leaves[i].gradient.clone()),
             Some(Edge::Node { node, output }) => {
                 interior.get(&(node.sequence, *output)).cloned().flatten()
             }

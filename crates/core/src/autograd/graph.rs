@@ -175,9 +175,16 @@ impl Drop for Node {
     fn drop(&mut self) {
         let mut stack = Vec::new();
         self.detach_edges(&mut stack);
-        while let Some(node) = stack.pop() {
-            if let Some(mut last) = Arc::into_inner(node) {
-                last.detach_edges(&mut stack);
+        while let Some(mut node) = stack.pop() {
+            // Usually nobody else holds it, and its edges come off in place. If another thread
+            // drops it at the same moment, exactly one of the two gets the node from `into_inner`.
+            match Arc::get_mut(&mut node) {
+                Some(last) => last.detach_edges(&mut stack),
+                None => {
+                    if let Some(mut last) = Arc::into_inner(node) {
+                        last.detach_edges(&mut stack);
+                    }
+                }
             }
         }
     }

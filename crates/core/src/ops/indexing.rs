@@ -33,7 +33,11 @@ pub enum Index {
 impl Index {
     /// Every `step`-th index.
     pub fn every(step: usize) -> Index {
-        Index::Range { start: None, end: None, step }
+        Index::Range {
+            start: None,
+            end: None,
+            step,
+        }
     }
 }
 
@@ -49,17 +53,29 @@ impl From<RangeFull> for Index {
 }
 impl From<Range<isize>> for Index {
     fn from(r: Range<isize>) -> Index {
-        Index::Range { start: Some(r.start), end: Some(r.end), step: 1 }
+        Index::Range {
+            start: Some(r.start),
+            end: Some(r.end),
+            step: 1,
+        }
     }
 }
 impl From<RangeFrom<isize>> for Index {
     fn from(r: RangeFrom<isize>) -> Index {
-        Index::Range { start: Some(r.start), end: None, step: 1 }
+        Index::Range {
+            start: Some(r.start),
+            end: None,
+            step: 1,
+        }
     }
 }
 impl From<RangeTo<isize>> for Index {
     fn from(r: RangeTo<isize>) -> Index {
-        Index::Range { start: None, end: Some(r.end), step: 1 }
+        Index::Range {
+            start: None,
+            end: Some(r.end),
+            step: 1,
+        }
     }
 }
 
@@ -81,12 +97,19 @@ impl Tensor {
     /// ```
     #[track_caller]
     pub fn index(&self, entries: &[Index]) -> Result<Tensor> {
-        let used = entries.iter().filter(|e| matches!(e, Index::At(_) | Index::Range { .. })).count();
+        let used = entries
+            .iter()
+            .filter(|e| matches!(e, Index::At(_) | Index::Range { .. }))
+            .count();
         let ellipses = entries.iter().filter(|e| **e == Index::Ellipsis).count();
         if used > self.rank() || ellipses > 1 {
             return Err(Error::index(
                 "index",
-                format!("at most {} entries and one ellipsis for shape {}", self.rank(), self.shape()),
+                format!(
+                    "at most {} entries and one ellipsis for shape {}",
+                    self.rank(),
+                    self.shape()
+                ),
                 format!("{entries:?}"),
             ));
         }
@@ -100,7 +123,10 @@ impl Tensor {
                     if at < 0 || at >= size as isize {
                         return Err(Error::index(
                             "index",
-                            format!("an index in -{size}..{size} for dimension {dim} of {}", out.shape()),
+                            format!(
+                                "an index in -{size}..{size} for dimension {dim} of {}",
+                                out.shape()
+                            ),
                             i,
                         ));
                     }
@@ -140,7 +166,9 @@ pub(crate) const ENTRIES: &[Entry] = &[Entry {
             })
             .chain([Index::NewAxis])
             .collect();
-        Ok(Sample::one(vec![g.tensor(shape, -2.0, 2.0)], move |t| t[0].square()?.index(&entries)))
+        Ok(Sample::one(vec![g.tensor(shape, -2.0, 2.0)], move |t| {
+            t[0].square()?.index(&entries)
+        }))
     },
 }];
 
@@ -152,12 +180,21 @@ mod tests {
     #[test]
     fn bounds_and_counts_are_checked() {
         let t = Tensor::zeros([2, 3], DType::F32);
-        assert!(t.index(&[2.into()]).unwrap_err().to_string().contains("-2..2"));
+        assert!(
+            t.index(&[2.into()])
+                .unwrap_err()
+                .to_string()
+                .contains("-2..2")
+        );
         assert!(t.index(&[(-3).into()]).is_err());
         assert!(t.index(&[0.into(), 0.into(), 0.into()]).is_err());
         assert!(t.index(&[Index::Ellipsis, Index::Ellipsis]).is_err());
         assert!(t.index(&[Index::every(0)]).is_err());
-        assert_eq!(t.index(&[(5..9).into()]).unwrap().dims(), [0, 3], "ranges are clipped, as in Python");
+        assert_eq!(
+            t.index(&[(5..9).into()]).unwrap().dims(),
+            [0, 3],
+            "ranges are clipped, as in Python"
+        );
         assert_eq!(t.index(&[]).unwrap().dims(), [2, 3]);
     }
 }

@@ -179,14 +179,67 @@ impl Tensor {
     }
 }
 
-pub(crate) const ENTRIES: &[Entry] = &[Entry {
-    name: "reshape",
-    kind: "linear",
-    sample: |g| {
-        let shape = g.shape(0..=4);
-        let flat = [shape.numel()];
-        Ok(Sample::one(vec![g.tensor(shape, -2.0, 2.0)], move |t| {
-            t[0].square()?.reshape(flat)
-        }))
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Contiguous;
+
+impl Op for Contiguous {
+    fn name(&self) -> &'static str {
+        "contiguous"
+    }
+    fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>> {
+        Ok(one(inputs[0].clone()))
+    }
+    fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
+        Ok(one(entrenar_cpu::copy::contiguous(inputs[0])?))
+    }
+    fn rule(&self) -> Rule<'_> {
+        Rule::Linear(self)
+    }
+}
+
+impl Linear for Contiguous {
+    fn transpose(&self, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Result<()> {
+        match cx.cotangent(0) {
+            Some(g) => sink.add(0, g.clone()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Tensor {
+    /// The same values without gaps in memory; itself when they already lie so.
+    ///
+    /// # Errors
+    /// Never for valid tensors.
+    #[track_caller]
+    pub fn contiguous(&self) -> Result<Tensor> {
+        if self.array().is_contiguous() {
+            return Ok(self.clone());
+        }
+        apply1(&handle(Contiguous), &[self])
+    }
+}
+
+pub(crate) const ENTRIES: &[Entry] = &[
+    Entry {
+        name: "contiguous",
+        kind: "linear",
+        sample: |g| {
+            let shape = g.shape(2..=4);
+            Ok(Sample::one(vec![g.tensor(shape, -2.0, 2.0)], |t| {
+                t[0].square()?.transpose(0, 1)?.contiguous()
+            }))
+        },
     },
-}];
+    Entry {
+        name: "reshape",
+        kind: "linear",
+        sample: |g| {
+            let shape = g.shape(0..=4);
+            let flat = [shape.numel()];
+            Ok(Sample::one(vec![g.tensor(shape, -2.0, 2.0)], move |t| {
+                t[0].square()?.reshape(flat)
+            }))
+        },
+    },
+];

@@ -63,10 +63,11 @@ impl Tensor {
     }
 }
 
-/// Sum over `dims`, which stay as size 1.
+/// Sum over `dims`, which stay as size 1; or over everything, to rank 0.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Sum {
     dims: Dims,
+    to_scalar: bool,
 }
 
 impl Op for Sum {
@@ -79,13 +80,19 @@ impl Op for Sum {
         } else {
             DType::I64
         };
-        Ok(one(Aval::new(
-            kept_shape(&inputs[0].shape, &self.dims),
-            dtype,
-        )))
+        let shape = match self.to_scalar {
+            true => Shape::scalar(),
+            false => kept_shape(&inputs[0].shape, &self.dims),
+        };
+        Ok(one(Aval::new(shape, dtype)))
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
-        Ok(one(reduce(Reduce::Sum, inputs[0], &self.dims)?))
+        let sum = reduce(Reduce::Sum, inputs[0], &self.dims)?;
+        Ok(one(if self.to_scalar {
+            sum.reshape(())?
+        } else {
+            sum
+        }))
     }
     fn rule(&self) -> Rule<'_> {
         Rule::Linear(self)
@@ -125,7 +132,24 @@ impl Tensor {
     #[track_caller]
     pub fn sum_dim(&self, dims: &[isize], keepdim: bool) -> Result<Tensor> {
         let dims = dims_of("sum", self.shape(), dims)?;
-        apply1(&handle(Sum { dims: dims.clone() }), &[self])?.drop_dims(&dims, keepdim)
+        if !keepdim && dims.len() == self.rank() {
+            // A rank-0 gradient broadcasts to any shape, so one node does.
+            return apply1(
+                &handle(Sum {
+                    dims,
+                    to_scalar: true,
+                }),
+                &[self],
+            );
+        }
+        apply1(
+            &handle(Sum {
+                dims: dims.clone(),
+                to_scalar: false,
+            }),
+            &[self],
+        )?
+        .drop_dims(&dims, keepdim)
     }
 
     /// The mean of all elements, rank 0.
