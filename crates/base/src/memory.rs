@@ -291,7 +291,8 @@ pub(crate) fn on_free(id: u64, bytes: usize) {
     }
 }
 
-/// Moves a recorded storage to another tag (a result becomes a saved value or a gradient).
+/// Moves a recorded storage to another tag (a result becomes a saved value or a gradient). A
+/// parameter or a batch that a node also saves stays what it is: it is there anyway.
 pub(crate) fn on_retag(id: u64, tag: Tag) {
     if id == 0 {
         return;
@@ -299,6 +300,7 @@ pub(crate) fn on_retag(id: u64, tag: Tag) {
     if let Some(l) = ledger().as_mut()
         && let Some((label, bytes)) = l.entries.get_mut(&id)
         && label.tag != tag
+        && (tag != Tag::Saved || label.tag == Tag::Temporary)
     {
         let (old, bytes) = (label.clone(), *bytes);
         label.tag = tag;

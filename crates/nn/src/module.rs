@@ -101,7 +101,20 @@ impl<'a> Visitor<'a> {
 /// Something with parameters: a module, a list of modules, a parameter itself.
 ///
 /// Written by `#[derive(Module)]`. Numbers, strings and flags implement it too (they hold
-/// nothing), so that only fields of foreign types need `#[module(skip)]`.
+/// nothing), so that only fields of foreign types need `#[module(skip)]`. Without it they do not
+/// compile, so that no parameter is left untrained because a derive was forgotten:
+///
+/// ```compile_fail
+/// struct Forgotten { weight: entrenar_nn::Parameter }
+/// #[derive(entrenar_nn::Module)]
+/// struct Net { part: Forgotten }
+/// ```
+///
+/// ```
+/// struct Foreign;
+/// #[derive(entrenar_nn::Module)]
+/// struct Net { weight: Option<entrenar_nn::Parameter>, #[module(skip)] foreign: Foreign }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not known to hold parameters",
     note = "derive `Module` for it, or mark the field with `#[module(skip)]` when it holds none"

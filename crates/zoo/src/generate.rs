@@ -110,8 +110,13 @@ pub fn generate(
 
 /// The token that the draw `u` in [0, 1) names.
 fn choose(logits: &[f64], sampling: &Sampling, u: f64) -> Result<u32> {
-    if logits.iter().any(|l| l.is_nan()) {
-        return Err(Error::non_finite("generate", "the model's logits hold NaN"));
+    // Minus infinity is a token that cannot come; all of them would leave none.
+    let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if logits.iter().any(|l| l.is_nan()) || !top.is_finite() {
+        return Err(Error::non_finite(
+            "generate",
+            "the model's logits hold NaN or infinity",
+        ));
     }
     let mut order: Vec<usize> = (0..logits.len()).collect();
     // Ties keep the lower token first.
@@ -122,7 +127,6 @@ fn choose(logits: &[f64], sampling: &Sampling, u: f64) -> Result<u32> {
     if let Some(k) = sampling.top_k {
         order.truncate(k);
     }
-    let top = logits[order[0]];
     let weights: Vec<f64> = order
         .iter()
         .map(|&t| ((logits[t] - top) / sampling.temperature).exp())
@@ -198,6 +202,11 @@ mod tests {
                 .round(),
             1.0
         );
-        assert!(choose(&[f64::NAN], &Sampling::default(), 0.5).is_err());
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert!(choose(&[bad], &Sampling::default(), 0.5).is_err(), "{bad}");
+            assert!(choose(&[bad, bad], &Sampling::default(), 0.5).is_err());
+        }
+        let never = [f64::NEG_INFINITY, 0.0];
+        assert_eq!(choose(&never, &Sampling::default(), 0.0).unwrap(), 1);
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use entrenar_core::ops::cross_entropy::CrossEntropy;
 use entrenar_core::{DType, Result, Shape, Tensor};
+use entrenar_nn::optim::{AdamW, Optimizer, clip_factor, grad_norm};
 use entrenar_nn::{Ctx, Init, Module, Parameters};
-use entrenar_zoo::{Cnn, CnnConfig, Gpt, GptConfig};
+use entrenar_zoo::{Cnn, CnnConfig, Gpt, GptConfig, Sampling, generate};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -150,5 +151,94 @@ fn cnn_equals_pytorchs() -> Result<()> {
         let loss = logits.cross_entropy(&targets, &CrossEntropy::default())?;
         check(&model, &loss, &golden("cnn"), tolerance)?;
     }
+    Ok(())
+}
+
+/// Three steps with dropout: the same bits at one thread and at two, another seed differs.
+#[test]
+fn training_gives_the_same_bits_at_any_number_of_threads() -> Result<()> {
+    let run = |threads: usize, seed: u64| -> Result<Vec<Vec<f32>>> {
+        entrenar_cpu::team::set_threads(threads);
+        let config = GptConfig {
+            vocabulary: 65,
+            context: 64,
+            layers: 2,
+            heads: 4,
+            width: 64,
+            dropout: 0.1,
+            ..Default::default()
+        };
+        let model = Gpt::new(config, &mut Init::new(seed))?;
+        let mut optimizer = AdamW::new(&model, 1e-2)?;
+        let tokens: Vec<i64> = (0..8 * 64).map(|i| (i * i + 3 * i) % 65).collect();
+        let tokens = Tensor::from_vec(tokens, [8, 64])?;
+        for step in 0..3 {
+            let mut cx = Ctx::train(seed, step);
+            model.loss(&tokens, &tokens, &mut cx)?.backward()?;
+            let norm = grad_norm(&model);
+            optimizer.step_scaled(clip_factor(norm, 1.0))?;
+            optimizer.zero_grad();
+        }
+        model
+            .parameters()
+            .iter()
+            .map(|p| p.value().to_vec())
+            .collect()
+    };
+    let before = entrenar_cpu::team::threads();
+    let (one, two, other) = (run(1, 0)?, run(2, 0)?, run(2, 1)?);
+    entrenar_cpu::team::set_threads(before);
+    assert!(one == two, "the number of threads changed the weights");
+    assert!(one != other);
+    Ok(())
+}
+
+/// A tiny model learns a short text by heart and then says it.
+#[test]
+fn a_model_learns_and_generates() -> Result<()> {
+    let text: Vec<u32> = vec![3, 1, 4, 1, 5, 2, 6, 5, 3, 5];
+    let config = GptConfig {
+        vocabulary: 8,
+        context: 10,
+        layers: 2,
+        heads: 2,
+        width: 32,
+        ..Default::default()
+    };
+    let model = Gpt::new(config, &mut Init::new(1))?;
+    let mut optimizer = AdamW::new(&model, 1e-2)?;
+    let as_tensor = |t: &[u32]| {
+        let t: Vec<i64> = t.iter().map(|&t| t.into()).collect();
+        Tensor::from_vec(t, [1, text.len() - 1])
+    };
+    let (tokens, targets) = (as_tensor(&text[..9])?, as_tensor(&text[1..])?);
+    let mut loss = f32::NAN;
+    for step in 0..100 {
+        let value = model.loss(&tokens, &targets, &mut Ctx::train(0, step))?;
+        value.backward()?;
+        optimizer.step()?;
+        optimizer.zero_grad();
+        loss = value.item()?;
+        if step == 0 {
+            // Fresh weights know nothing: ln 8.
+            assert!((loss - 8f32.ln()).abs() < 0.1, "{loss}");
+        }
+    }
+    assert!(loss < 0.05, "{loss}");
+    let greedy = Sampling {
+        max_new_tokens: 9,
+        temperature: 0.0,
+        ..Default::default()
+    };
+    let mut seen = Vec::new();
+    let said = generate(&model, &text[..1], &greedy, &mut |t| {
+        seen.push(t);
+        true
+    })?;
+    assert_eq!(said, text);
+    assert_eq!(seen, text[1..]);
+    // The callback can end it.
+    let short = generate(&model, &text[..1], &greedy, &mut |t| t != 4)?;
+    assert_eq!(short, text[..3]);
     Ok(())
 }

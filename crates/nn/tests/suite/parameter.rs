@@ -1,5 +1,9 @@
 //! The cell: value, gradient, freezing, and writes that never reach a graph.
 
+use std::sync::Arc;
+
+use entrenar_base::memory::{self, Tag};
+use entrenar_core::diagnostics::MemoryProfiler;
 use entrenar_core::{DType, Result, Tensor};
 use entrenar_nn::optim::{Optimizer, Sgd};
 use entrenar_nn::{Parameter, Parameters};
@@ -120,5 +124,52 @@ fn a_clone_is_tied() -> Result<()> {
     let both = vec![p, q];
     assert_eq!(both.named_parameters().len(), 1);
     assert_eq!(both.tied_names(), [("1".to_string(), "0".to_string())]);
+    Ok(())
+}
+
+/// The memory profile says what bytes are for, whoever else holds them.
+#[test]
+fn bytes_are_filed_by_purpose() -> Result<()> {
+    let profiler = MemoryProfiler::start().expect("the only profile of this binary");
+    let bytes = |layer: &str, tag: Tag| -> usize {
+        let snapshot = profiler.snapshot();
+        let of = |l: &&memory::Label| l.tag == tag && &*l.layer == layer;
+        snapshot
+            .bytes
+            .keys()
+            .filter(of)
+            .map(|l| snapshot.bytes[l])
+            .sum()
+    };
+    let scope = |name: &str| memory::scope_layer(Some(Arc::from(name)));
+    // Other tests run beside this one: these layer names are its own.
+    let label = scope("profile.weight");
+    let p = Parameter::new(Tensor::full([100], 0.5, DType::F64))?;
+    drop(label);
+    let label = scope("profile.forward");
+    let y = p.tensor().square()?.exp()?;
+    drop(label);
+    assert_eq!(bytes("profile.weight", Tag::Parameter), 800);
+    assert_eq!(bytes("profile.weight", Tag::Saved), 0);
+    assert_eq!(
+        bytes("profile.forward", Tag::Saved),
+        800,
+        "exp keeps its result"
+    );
+    let label = scope("profile.update");
+    let mut optimizer = Sgd::builder().momentum(0.9).build(&p)?;
+    y.sum()?.backward()?;
+    optimizer.step()?;
+    drop(label);
+    assert_eq!(bytes("profile.update", Tag::Optimizer), 800);
+    // The backward pass works under the name of the layer that it differentiates.
+    assert_eq!(bytes("profile.forward", Tag::Gradient), 800);
+    // A write that had to copy is a parameter again.
+    let held = p.value();
+    let label = scope("profile.copy");
+    p.with_value_mut::<f64, _>(|v| v.fill(1.0))?;
+    drop(label);
+    assert_eq!(bytes("profile.copy", Tag::Parameter), 800);
+    drop(held);
     Ok(())
 }
