@@ -12,17 +12,9 @@ use entrenar_core::{DType, Result};
 /// Samples tried per operation: an odd one (empty, at a tie) must not decide alone.
 const SAMPLES: u64 = 12;
 
-/// Columns of the table.
-const DTYPES: [DType; 8] = [
-    DType::F64,
-    DType::F32,
-    DType::F16,
-    DType::BF16,
-    DType::I64,
-    DType::I32,
-    DType::U8,
-    DType::Bool,
-];
+/// Columns of the table: the dtypes with derivatives. (Samples wrap operations in real functions, so
+/// that they say nothing about integers.)
+const DTYPES: [DType; 4] = [DType::F64, DType::F32, DType::F16, DType::BF16];
 
 /// One row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +23,8 @@ pub struct Row {
     pub name: &'static str,
     /// Its derivative kind.
     pub kind: &'static str,
-    /// Whether each of the dtypes runs, in the order of the columns.
-    pub dtypes: [bool; 8],
+    /// The dtype of the first result for each of the dtypes that run, in the order of the columns.
+    pub dtypes: [Option<DType>; 4],
     /// Highest derivative order that the tests check.
     pub order: u8,
     /// Where its results lie.
@@ -59,14 +51,20 @@ pub fn row(entry: &Entry) -> Result<Row> {
     Ok(Row {
         name: entry.name,
         kind: entry.kind,
-        dtypes: DTYPES.map(|dtype| samples.iter().all(|s| runs(s, dtype))),
+        dtypes: DTYPES.map(|dtype| result_dtype(&samples, dtype)),
         order: samples.iter().map(|s| s.order).max().unwrap_or(0),
         devices,
     })
 }
 
-fn runs(sample: &Sample, dtype: DType) -> bool {
-    (sample.function)(&Gen::cast_inputs(sample, dtype)).is_ok()
+/// What all samples give in `dtype`; `None` when one does not run.
+fn result_dtype(samples: &[Sample], dtype: DType) -> Option<DType> {
+    let mut result = None;
+    for sample in samples {
+        let outputs = (sample.function)(&Gen::cast_inputs(sample, dtype)).ok()?;
+        result = outputs.first().map(|t| t.dtype());
+    }
+    result
 }
 
 /// The table of all operations.
@@ -84,14 +82,18 @@ pub fn markdown() -> Result<String> {
     for entry in operations() {
         let row = row(&entry)?;
         let _ = write!(text, "| {} | {} |", row.name, row.kind);
-        for runs in row.dtypes {
-            text.push_str(if runs { " yes |" } else { " – |" });
+        for (dtype, result) in DTYPES.iter().zip(row.dtypes) {
+            let _ = match result {
+                None => write!(text, " – |"),
+                Some(same) if same == *dtype => write!(text, " yes |"),
+                Some(other) => write!(text, " {other} |"),
+            };
         }
         let _ = writeln!(text, " {} | {} |", row.order, row.devices.join(", "));
     }
     text.push_str(
-        "\nA dtype counts when every tried sample runs in it. The order is the highest that the \
-         tests differentiate; they stop at 3.\n",
+        "\nA dtype counts when every tried sample runs in it; where the result has another dtype, \
+         that is named. The order is the highest that the tests differentiate; they stop at 3.\n",
     );
     Ok(text)
 }
@@ -106,9 +108,10 @@ mod tests {
         let find = |name: &str| row(all.iter().find(|e| e.name == name).unwrap()).unwrap();
         let sin = find("sin");
         assert_eq!((sin.kind, sin.order), ("pointwise", 3));
-        assert!(sin.dtypes[..4].iter().all(|&d| d));
+        assert_eq!(sin.dtypes, DTYPES.map(Some));
         assert_eq!(sin.devices, ["cpu"]);
-        assert_eq!(find("eq").order, 0);
+        let eq = find("eq");
+        assert_eq!((eq.order, eq.dtypes[0]), (0, Some(DType::Bool)));
     }
 
     #[test]

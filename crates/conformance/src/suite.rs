@@ -3,7 +3,7 @@
 //! Every tensor a case names must exist; a broken directory is one error that names the case.
 //! Neighbours: `call.rs` binds what is read here, `replay.rs` runs it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
@@ -67,6 +67,8 @@ pub struct Case {
     pub second: Option<Second>,
     /// Forward mode, where recorded.
     pub jvp: Option<Jvp>,
+    /// The dtype that arrays do not hold, if the case has one; then nothing else was read.
+    pub foreign: Option<String>,
 }
 
 /// The gradient of Σᵢ⟨vᵢ, vjpᵢ⟩.
@@ -86,6 +88,24 @@ pub struct Jvp {
 }
 
 impl Case {
+    fn unread(raw: RawCase, foreign: String) -> Case {
+        Case {
+            op: raw.op,
+            variant: raw.variant,
+            sample: raw.sample,
+            input: Value::None,
+            args: Vec::new(),
+            kwargs: Vec::new(),
+            tensors: Vec::new(),
+            outputs: Vec::new(),
+            cotangents: Vec::new(),
+            vjp: None,
+            second: None,
+            jvp: None,
+            foreign: Some(foreign),
+        }
+    }
+
     /// The operation with its variant, as reports name it.
     pub fn label(&self) -> String {
         if self.variant.is_empty() {
@@ -126,6 +146,9 @@ impl Suite {
             .cases
             .into_iter()
             .map(|raw| {
+                if let Some(foreign) = foreign_dtype(&raw, &store) {
+                    return Ok(Case::unread(raw, foreign));
+                }
                 let name = format!("case {} {} {}", raw.op, raw.variant, raw.sample);
                 resolve(raw, &store).map_err(|e| e.context(format!("{}: {name}", path.display())))
             })
@@ -210,6 +233,25 @@ struct RawSecond {
 struct RawJvp {
     tangents: Vec<RawInput>,
     out: Vec<RawOutput>,
+}
+
+/// The first dtype among arguments and outputs that arrays do not hold.
+fn foreign_dtype(raw: &RawCase, store: &SafeTensors) -> Option<String> {
+    fn walk<'a>(value: &'a RawValue, keys: &mut Vec<&'a str>) {
+        match value {
+            RawValue::Tensor(t) => keys.push(&t.tensor),
+            RawValue::List { list } => list.iter().for_each(|v| walk(v, keys)),
+            _ => {}
+        }
+    }
+    let mut keys = Vec::new();
+    walk(&raw.input, &mut keys);
+    raw.args.iter().for_each(|v| walk(v, &mut keys));
+    keys.extend(raw.outputs.iter().map(|t| t.tensor.as_str()));
+    keys.into_iter()
+        .filter_map(|key| store.info(key))
+        .find(|info| info.dtype.array_dtype().is_none())
+        .map(|info| info.dtype.to_string())
 }
 
 /// Tensors of one case by key, in order of first mention.
@@ -360,14 +402,6 @@ fn resolve(raw: RawCase, store: &SafeTensors) -> Result<Case> {
         },
         tensors: arguments.tensors,
         outputs,
+        foreign: None,
     })
-}
-
-/// Numbers of cases by operation and variant, for summaries.
-pub fn count_by_label(cases: &[Case]) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for case in cases {
-        *counts.entry(case.label()).or_insert(0) += 1;
-    }
-    counts
 }

@@ -42,6 +42,32 @@ pub const UNSUPPORTED: &[Unsupported] = &[
         reason: "an empty index of another rank than the input",
     },
     Unsupported {
+        op: "nn.functional.linear_cross_entropy",
+        kinds: ALL,
+        when: |c| {
+            c.argument(0, "linear_weight")
+                .and_then(|v| c.tensor(v))
+                .is_some_and(|t| t.rank() != 2)
+        },
+        reason: "a weight that is no matrix",
+    },
+    Unsupported {
+        op: "norm",
+        kinds: ALL,
+        when: |c| c.argument(0, "p") == Some(&Value::Text("nuc".to_string())),
+        reason: "p='nuc': no singular values",
+    },
+    Unsupported {
+        op: "repeat_interleave",
+        kinds: ALL,
+        when: |c| {
+            c.argument(0, "repeats")
+                .and_then(|v| c.tensor(v))
+                .is_some_and(|t| t.numel() != 1)
+        },
+        reason: "one count per element",
+    },
+    Unsupported {
         op: "nn.functional.batch_norm",
         kinds: ALL,
         when: |c| {

@@ -43,8 +43,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
     one!("trunc", "", |c| c.input()?.trunc()),
     one!("add", "other alpha", |c| c.input()?.add(&scaled(c)?)),
     one!("sub", "other alpha", |c| c.input()?.sub(&scaled(c)?)),
+    one!("__radd__", "other", |c| c.operand("other")?.add(c.input()?)),
+    one!("__rsub__", "other", |c| c.operand("other")?.sub(c.input()?)),
+    one!("__rmul__", "other", |c| c.operand("other")?.mul(c.input()?)),
+    one!("__rdiv__", "other", |c| c.operand("other")?.div(c.input()?)),
+    one!("__rpow__", "other", |c| c.operand("other")?.pow(c.input()?)),
     one!("mul", "other", |c| c.input()?.mul(&c.operand("other")?)),
     one!("div", "other rounding_mode", |c| div(c)),
+    one!("true_divide", "other", |c| c
+        .input()?
+        .div(&c.operand("other")?)),
     one!("pow", "exponent", |c| c
         .input()?
         .pow(&c.operand("exponent")?)),
@@ -64,6 +72,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         .minimum(c.tensor("other")?)),
     one!("logaddexp", "other", |c| logaddexp(c)),
     one!("clamp", "min max", |c| clamp(c)),
+    one!("clamp_min", "min", |c| clamp(c)),
+    one!("clamp_max", "max", |c| clamp(c)),
     one!("where", "condition other", |c| Tensor::where_(
         c.tensor("condition")?,
         c.input()?,
@@ -73,6 +83,19 @@ pub(super) const OPERATIONS: &[Operation] = &[
     one!("lerp", "end weight", |c| c
         .input()?
         .lerp(c.tensor("end")?, &c.operand("weight")?)),
+    one!("isnan", "", |c| c.input()?.is_nan()),
+    one!("isinf", "", |c| c.input()?.is_inf()),
+    one!("isfinite", "", |c| c.input()?.is_finite()),
+    one!("logical_not", "", |c| c.input()?.logical_not()),
+    one!("logical_and", "other", |c| c
+        .input()?
+        .logical_and(c.tensor("other")?)),
+    one!("logical_or", "other", |c| c
+        .input()?
+        .logical_or(c.tensor("other")?)),
+    one!("logical_xor", "other", |c| c
+        .input()?
+        .logical_xor(c.tensor("other")?)),
     one!("eq", "other", |c| c.input()?.eq(&c.operand("other")?)),
     one!("ne", "other", |c| c.input()?.ne(&c.operand("other")?)),
     one!("lt", "other", |c| c.input()?.lt(&c.operand("other")?)),

@@ -32,6 +32,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
         )
     ),
     one!(
+        "nn.functional.linear_cross_entropy",
+        "linear_weight target reduction ignore_index",
+        |c| c.input()?.linear_cross_entropy(
+            c.tensor("linear_weight")?,
+            c.tensor("target")?,
+            ignore_index(c)?,
+            reduction(c)?
+        )
+    ),
+    one!(
         "nn.functional.mse_loss",
         "target size_average reduce reduction",
         |c| c.input()?.mse_loss(c.tensor("target")?, reduction(c)?)

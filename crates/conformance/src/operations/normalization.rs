@@ -9,6 +9,9 @@ use crate::call::Call;
 
 pub(super) const OPERATIONS: &[Operation] = &[
     one!("softmax", "dim dtype", |c| cast(c)?.softmax(c.dim("dim")?)),
+    one!("nn.functional.softmin", "dim dtype", |c| cast(c)?
+        .neg()?
+        .softmax(c.dim("dim")?)),
     one!("log_softmax", "dim dtype", |c| cast(c)?
         .log_softmax(c.dim("dim")?)),
     one!(

@@ -3,7 +3,8 @@
 use entrenar_base::{DType, Result};
 use entrenar_core::Tensor;
 
-use super::{Operation, one};
+use super::sorting::pair;
+use super::{Operation, many, one};
 use crate::call::Call;
 use crate::suite::Value;
 
@@ -22,6 +23,18 @@ pub(super) const OPERATIONS: &[Operation] = &[
     one!("amin", "dim keepdim", |c| c
         .input()?
         .amin(&c.dims("dim")?, c.flag("keepdim")?)),
+    many!("max", "dim keepdim", |c| extreme(
+        c,
+        Tensor::max,
+        Tensor::maximum,
+        Tensor::max_dim
+    )),
+    many!("min", "dim keepdim", |c| extreme(
+        c,
+        Tensor::min,
+        Tensor::minimum,
+        Tensor::min_dim
+    )),
     one!("argmax", "dim keepdim", |c| c
         .input()?
         .argmax(c.int("dim")?, c.flag("keepdim")?)),
@@ -39,11 +52,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
     one!("logsumexp", "dim keepdim", |c| c
         .input()?
         .logsumexp(&c.dims("dim")?, c.flag("keepdim")?)),
-    one!("norm", "p dim keepdim dtype", |c| cast(c)?.norm(
-        c.real_or("p", 2.0)?,
-        &c.dims("dim")?,
-        c.flag("keepdim")?
-    )),
+    one!("norm", "p dim keepdim dtype", |c| {
+        // The Frobenius norm is the 2-norm of the elements.
+        let p = match c.value("p") {
+            Some(Value::Text(name)) if name == "fro" => 2.0,
+            _ => c.real_or("p", 2.0)?,
+        };
+        cast(c)?.norm(p, &c.dims("dim")?, c.flag("keepdim")?)
+    }),
     one!("linalg.vector_norm", "ord dim keepdim dtype", |c| cast(c)?
         .norm(
             c.real_or("ord", 2.0)?,
@@ -60,6 +76,21 @@ pub(super) const OPERATIONS: &[Operation] = &[
     one!("cumsum", "dim dtype", |c| cast(c)?.cumsum(c.dim("dim")?)),
     one!("cumprod", "dim dtype", |c| cast(c)?.cumprod(c.dim("dim")?)),
 ];
+
+/// `max` and `min` are three operations: of all elements, of two tensors, along a dimension.
+fn extreme(
+    c: &Call<'_>,
+    all: fn(&Tensor) -> Result<Tensor>,
+    of_two: fn(&Tensor, &Tensor) -> Result<Tensor>,
+    along: fn(&Tensor, isize, bool) -> Result<(Tensor, Tensor)>,
+) -> Result<Vec<Tensor>> {
+    let x = c.input()?;
+    match c.value("dim") {
+        None => Ok(vec![all(x)?]),
+        Some(Value::Tensor(_)) => Ok(vec![of_two(x, c.tensor("dim")?)?]),
+        Some(_) => pair(along(x, c.dim("dim")?, c.flag("keepdim")?)),
+    }
+}
 
 /// The input in the dtype that the argument `dtype` names, if there is one.
 pub(super) fn cast(c: &Call<'_>) -> Result<Tensor> {

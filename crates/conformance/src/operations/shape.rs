@@ -4,8 +4,9 @@ use entrenar_base::{Error, Result};
 use entrenar_core::Tensor;
 use entrenar_core::ops::pad::Padding;
 
-use super::{Operation, one};
+use super::{Operation, many, one};
 use crate::call::Call;
+use crate::suite::Value;
 
 pub(super) const OPERATIONS: &[Operation] = &[
     one!("reshape", "shape", |c| c.input()?.view(&c.dims("shape")?)),
@@ -24,6 +25,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         .input()?
         .transpose(c.dim("dim0")?, c.dim("dim1")?)),
     one!("t", "", |c| c.input()?.t()),
+    one!("mT", "", |c| c.input()?.transpose(-2, -1)),
     one!("movedim", "source destination", |c| movedim(c)),
     one!("narrow", "dim start length", |c| narrow(c)),
     one!("select", "dim index", |c| {
@@ -38,11 +40,33 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &c.tensors("input")?,
         c.int_or("dim", 0)?
     )),
+    many!("split", "split_size_or_sections dim", |c| split(c)),
+    many!("split_with_sizes", "split_sizes dim", |c| c
+        .input()?
+        .split(&c.counts("split_sizes")?, c.int_or("dim", 0)?)),
+    many!("chunk", "chunks dim", |c| c
+        .input()?
+        .chunk(c.count("chunks")?, c.int_or("dim", 0)?)),
+    many!("unbind", "dim", |c| {
+        let (x, dim) = (c.input()?, c.int_or("dim", 0)?);
+        (0..x.size(dim)?).map(|i| x.select(dim, i)).collect()
+    }),
     one!("flip", "dims", |c| c.input()?.flip(&c.dims("dims")?)),
     one!("roll", "shifts dims", |c| roll(c)),
     one!("repeat", "repeats", |c| c
         .input()?
         .repeat(&c.counts("repeats")?)),
+    one!(
+        "repeat_interleave",
+        "repeats dim",
+        |c| match c.int("dim")? {
+            Some(dim) => c.input()?.repeat_interleave(c.count("repeats")?, dim),
+            None => c
+                .input()?
+                .flatten(0, -1)?
+                .repeat_interleave(c.count("repeats")?, 0),
+        }
+    ),
     one!("tile", "dims", |c| c.input()?.tile(&c.counts("dims")?)),
     one!("unfold", "dimension size step", |c| c.input()?.unfold(
         c.dim("dimension")?,
@@ -68,6 +92,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
     one!("nn.functional.pixel_shuffle", "upscale_factor", |c| c
         .input()?
         .pixel_shuffle(c.count("upscale_factor")?)),
+    one!("nn.functional.pixel_unshuffle", "downscale_factor", |c| c
+        .input()?
+        .pixel_unshuffle(c.count("downscale_factor")?)),
     one!("nn.functional.pad", "pad mode value", |c| pad(c)),
 ];
 
@@ -83,6 +110,21 @@ fn narrow(c: &Call<'_>) -> Result<Tensor> {
     x.narrow(dim, start, c.count("length")?)
 }
 
+/// Parts of one size (the last may be smaller), or of the sizes given.
+fn split(c: &Call<'_>) -> Result<Vec<Tensor>> {
+    const NAME: &str = "split_size_or_sections";
+    let (x, dim) = (c.input()?, c.int_or("dim", 0)?);
+    if !matches!(c.value(NAME), Some(Value::Int(_))) {
+        return x.split(&c.counts(NAME)?, dim);
+    }
+    let (each, size) = (c.count(NAME)?.max(1), x.size(dim)?);
+    let sizes: Vec<usize> = (0..size.max(1))
+        .step_by(each)
+        .map(|start| each.min(size - start))
+        .collect();
+    x.split(&sizes, dim)
+}
+
 /// All dimensions of size 1, one, or several.
 fn squeeze(c: &Call<'_>) -> Result<Tensor> {
     let x = c.input()?;
@@ -94,8 +136,8 @@ fn squeeze(c: &Call<'_>) -> Result<Tensor> {
         .map(|&d| x.shape().dim("squeeze", d))
         .collect::<Result<_>>()?;
     dims.sort_unstable();
-    let from_last = dims.iter().rev();
-    from_last.fold(Ok(x.clone()), |x, &d| x?.squeeze(d as isize))
+    let mut from_last = dims.iter().rev();
+    from_last.try_fold(x.clone(), |x, &d| x.squeeze(d as isize))
 }
 
 /// Several dimensions at once are one permutation.
@@ -133,7 +175,8 @@ fn roll(c: &Call<'_>) -> Result<Tensor> {
         .reshape(x.shape())
 }
 
-/// PyTorch lists pairs from the last dimension; negative sizes cut.
+/// PyTorch lists pairs from the last dimension. Negative sizes cut: before the others grow, except
+/// that reflection and replication see what is cut off.
 fn pad(c: &Call<'_>) -> Result<Tensor> {
     let mut x = c.input()?.clone();
     let sizes = c.dims("pad")?;
@@ -148,20 +191,28 @@ fn pad(c: &Call<'_>) -> Result<Tensor> {
     if sizes.len() % 2 != 0 || sizes.len() > 2 * rank {
         return Err(c.unknown("pad", "pairs, at most one per dimension"));
     }
-    let mut pairs = vec![(0, 0); rank];
-    for (k, pair) in sizes.chunks(2).enumerate() {
-        let dim = rank - 1 - k;
-        let cut = |size: isize| usize::try_from(-size).unwrap_or(0);
-        let (left, right) = (cut(pair[0]), cut(pair[1]));
-        if left + right > 0 {
-            let size = x.dims()[dim];
-            let length = size
-                .checked_sub(left + right)
-                .ok_or_else(|| c.unknown("pad", "no more cut than there is"))?;
-            x = x.narrow(dim as isize, left, length)?;
-        }
-        let add = |size: isize| usize::try_from(size).unwrap_or(0);
-        pairs[dim] = (add(pair[0]), add(pair[1]));
+    let pairs = |sign: isize| {
+        let part = |size: isize| usize::try_from(sign * size).unwrap_or(0);
+        let mut pairs: Vec<(usize, usize)> = sizes
+            .chunks(2)
+            .map(|pair| (part(pair[0]), part(pair[1])))
+            .collect();
+        pairs.resize(rank, (0, 0));
+        pairs.reverse();
+        pairs
+    };
+    let cut_last = matches!(mode, Padding::Reflect | Padding::Replicate);
+    if cut_last {
+        x = x.pad(&pairs(1), mode)?;
     }
-    x.pad(&pairs, mode)
+    for (dim, (before, after)) in pairs(-1).into_iter().enumerate() {
+        let left = x.dims()[dim].checked_sub(before + after);
+        let left = left.ok_or_else(|| c.unknown("pad", "no more cut than there is"))?;
+        x = x.narrow(dim as isize, before, left)?;
+    }
+    if cut_last {
+        Ok(x)
+    } else {
+        x.pad(&pairs(1), mode)
+    }
 }

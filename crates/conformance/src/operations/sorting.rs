@@ -13,6 +13,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
     one!("argsort", "dim descending stable", |c| c
         .input()?
         .argsort(c.int_or("dim", -1)?, c.flag("descending")?)),
+    many!("cummax", "dim", |c| pair(c.input()?.cummax(c.dim("dim")?))),
+    many!("cummin", "dim", |c| pair(c.input()?.cummin(c.dim("dim")?))),
     // The result is sorted whether asked for or not.
     many!("topk", "k dim largest sorted", |c| pair(c.input()?.topk(
         c.count("k")?,
@@ -21,7 +23,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ))),
 ];
 
-fn pair(both: Result<(Tensor, Tensor)>) -> Result<Vec<Tensor>> {
+/// Values and places as two outputs.
+pub(super) fn pair(both: Result<(Tensor, Tensor)>) -> Result<Vec<Tensor>> {
     let (values, indices) = both?;
     Ok(vec![values, indices])
 }
