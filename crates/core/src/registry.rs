@@ -66,7 +66,8 @@ impl Sample {
 pub struct Entry {
     /// Its public name.
     pub name: &'static str,
-    /// The derivative kind: zero, linear, multilinear, pointwise, expand, explicit.
+    /// The derivative kind: zero, linear, multilinear, pointwise, expand, explicit; `composed` for
+    /// methods that consist of other ops.
     pub kind: &'static str,
     /// Draws a random case.
     pub sample: fn(&mut Gen) -> Result<Sample>,

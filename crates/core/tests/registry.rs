@@ -189,7 +189,8 @@ fn other_float_types_stay_near_f64() {
                     .iter()
                     .fold(1.0f64, |m, v| m.max(v.abs()));
                 for (x, y) in f.array().to_f64_vec().iter().zip(r.array().to_f64_vec()) {
-                    if !((x - y).abs() <= tolerance * scale) {
+                    let distance = (x - y).abs();
+                    if distance.is_nan() || distance > tolerance * scale {
                         return Err(format!("{dtype}: {x} instead of {y}"));
                     }
                 }

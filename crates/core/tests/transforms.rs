@@ -199,7 +199,7 @@ fn checkpointing_recomputes_and_reaches_captured_parameters() -> Result<()> {
     let (xc, wc) = (x.grad().unwrap(), w.grad().unwrap());
     x.zero_grad();
     w.zero_grad();
-    block(w.clone(), runs.clone())(&[x.clone()])?[0]
+    block(w.clone(), runs.clone())(std::slice::from_ref(&x))?[0]
         .sum()?
         .backward()?;
     close(&xc, &x.grad().unwrap().to_vec::<f64>()?);
@@ -315,7 +315,7 @@ fn the_memory_profile_reports_tags_ops_and_differences() -> Result<()> {
         let y = if checkpointed {
             checkpoint(f, &[&x])?
         } else {
-            f(&[x.clone()])?
+            f(std::slice::from_ref(&x))?
         };
         drop(y);
         Ok(())

@@ -151,7 +151,7 @@ fn check_order(f: &Function<'_>, inputs: &[Tensor], s: &GradCheck, order: u8) ->
     let (forward, size_f) = dot(&cotangents, &pushed)?;
     let (reverse, size_r) = dot(&pulled, &directions)?;
     let scale = size_f.max(size_r).max(1e-3);
-    if !((forward - reverse).abs() <= s.tolerance * 1e-3 * scale) {
+    if differs(forward, reverse, s.tolerance * 1e-3 * scale) {
         return Err(mismatch(
             order,
             "forward and reverse mode",
@@ -170,7 +170,7 @@ fn check_order(f: &Function<'_>, inputs: &[Tensor], s: &GradCheck, order: u8) ->
     let value_size = dot(&cotangents, &outputs)?.1;
     // Rounding of the function values themselves, magnified by the division.
     let noise = value_size * f64::EPSILON * 16.0 / s.step;
-    if !((forward - numeric).abs() <= s.tolerance * scale + noise) {
+    if differs(forward, numeric, s.tolerance * scale + noise) {
         return Err(mismatch(
             order,
             "the derivative and central differences",
@@ -195,6 +195,12 @@ fn check_order(f: &Function<'_>, inputs: &[Tensor], s: &GradCheck, order: u8) ->
         check_order(&tangent, &real, s, order + 1)?;
     }
     Ok(())
+}
+
+/// True when the numbers are further apart than `room`, or either is NaN.
+fn differs(a: f64, b: f64, room: f64) -> bool {
+    let distance = (a - b).abs();
+    distance.is_nan() || distance > room
 }
 
 fn mismatch(order: u8, what: &str, a: f64, b: f64, scale: f64) -> Error {

@@ -40,7 +40,10 @@ impl fmt::Debug for Edge {
 }
 
 /// What runs on a gradient as it passes.
-pub(crate) type Hook = Arc<dyn Fn(&Tensor) -> Result<Option<Tensor>> + Send + Sync>;
+pub(crate) type HookFunction = dyn Fn(&Tensor) -> Result<Option<Tensor>> + Send + Sync;
+
+/// A shared [`HookFunction`].
+pub(crate) type Hook = Arc<HookFunction>;
 
 /// The cell that a `requires_grad` leaf shares with its parameter.
 pub struct Leaf {

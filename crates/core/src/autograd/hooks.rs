@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use entrenar_base::{Array, Error, Result};
 
-use super::graph::{Edge, Hook, Leaf};
+use super::graph::{Edge, Hook, HookFunction, Leaf};
 use crate::Tensor;
 use crate::apply::{apply1, one};
 use crate::op::{Aval, Explicit, Few, JvpCx, Op, Reads, Rule, Sink, VjpCx};
@@ -59,7 +59,7 @@ macro_rules! identity_op {
 /// Shows each passing gradient to a function, which may replace it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Hooked {
-    hook: ByIdentity<dyn Fn(&Tensor) -> Result<Option<Tensor>> + Send + Sync>,
+    hook: ByIdentity<HookFunction>,
 }
 
 identity_op!(Hooked, "hook");

@@ -93,7 +93,7 @@ impl Tensor {
         if sizes.iter().any(|&s| s < -1) || sizes.iter().filter(|&&s| s == -1).count() > 1 {
             return Err(fail());
         }
-        let free = if known == 0 { 0 } else { self.numel() / known };
+        let free = self.numel().checked_div(known).unwrap_or(0);
         self.reshape(
             sizes
                 .iter()
