@@ -5,7 +5,7 @@
 //! and every order follows. What a partial reads, its free variables, is exactly what is saved.
 //!
 //! Conventions at kinks (facts every framework must choose): abs'(0) = 0, relu'(0) = 0, ties of
-//! maximum and minimum share the gradient equally, clamp passes the gradient at its bounds.
+//! maximum and minimum share the gradient equally, clamp's gradient is 0 at its bounds.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

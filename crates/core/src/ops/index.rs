@@ -425,7 +425,7 @@ fn corner(op: &str, t: &Tensor, index: &Tensor) -> Result<Tensor> {
 
 impl Tensor {
     /// Elements picked along `dim`: `out[i][j] = self[index[i][j]][j]` for dim 0. Shape: that of
-    /// `index`, which has this tensor's rank and is no larger outside `dim`.
+    /// `index`, which has this tensor's rank (any when it is empty) and is no larger outside `dim`.
     ///
     /// # Errors
     /// When shapes do not fit or an index is out of range.
@@ -440,6 +440,11 @@ impl Tensor {
     #[track_caller]
     pub fn gather(&self, dim: isize, index: &Tensor) -> Result<Tensor> {
         let dim = self.shape().dim("gather", dim)?;
+        if index.numel() == 0 && index.dtype().is_int() && index.rank() != self.rank() {
+            // PyTorch takes an empty index of any rank: nothing is picked.
+            let none = self.reshape([self.numel()])?.narrow(0, 0, 0)?;
+            return none.reshape(index.shape());
+        }
         apply1(&handle(Gather { dim }), &[self, index])
     }
 
@@ -760,6 +765,8 @@ mod tests {
         assert!(say(x.scatter(1, &far, &x.sum().unwrap())).contains("source"));
         assert!(say(far.one_hot(5)).contains("0..5"));
         assert!(x.take_along_dim(&negative, 0).is_err());
+        let none = x.gather(1, &Tensor::zeros([0], DType::I64)).unwrap();
+        assert_eq!(none.dims(), [0]);
         let before = Tensor::from_vec(vec![-4i64], [1, 1]).unwrap();
         assert!(say(x.take_along_dim(&before, 0)).contains("got -1"));
         assert!(x.index_add(0, &Tensor::zeros([2], DType::I64), &x).is_err());
