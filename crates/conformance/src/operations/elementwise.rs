@@ -70,7 +70,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
     one!("minimum", "other", |c| c
         .input()?
         .minimum(c.tensor("other")?)),
-    one!("logaddexp", "other", |c| logaddexp(c)),
+    one!("logaddexp", "other", |c| c
+        .input()?
+        .logaddexp(c.tensor("other")?)),
     one!("clamp", "min max", |c| clamp(c)),
     one!("clamp_min", "min", |c| clamp(c)),
     one!("clamp_max", "max", |c| clamp(c)),
@@ -121,14 +123,6 @@ fn div(c: &Call<'_>) -> Result<Tensor> {
         Some("floor") => quotient.floor(),
         Some(_) => Err(c.unknown("rounding_mode", "trunc or floor")),
     }
-}
-
-/// log(eᵃ + eᵇ) as a log-sum-exp over the pair.
-fn logaddexp(c: &Call<'_>) -> Result<Tensor> {
-    let (a, b) = (c.input()?, c.tensor("other")?);
-    let shape = a.shape().broadcast(b.shape(), "logaddexp")?;
-    let (a, b) = (a.broadcast_to(shape.clone())?, b.broadcast_to(shape)?);
-    Tensor::stack(&[&a, &b], 0)?.logsumexp(&[0], false)
 }
 
 fn clamp(c: &Call<'_>) -> Result<Tensor> {

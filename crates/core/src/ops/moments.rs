@@ -1,4 +1,5 @@
-//! Statistics and norms: `var`, `std`, `logsumexp`, `norm`, `normalize`, `cosine_similarity`.
+//! Statistics and norms: `var`, `std`, `logsumexp`, `logaddexp`, `norm`, `normalize`,
+//! `cosine_similarity`.
 //!
 //! var = Σ (x - mean)² / max(0, n - correction), in two passes. logsumexp = log Σ eˣ with the
 //! largest element taken out first; its gradient is the softmax. norm follows
@@ -161,6 +162,24 @@ impl Tensor {
         y.drop_dims(&dims, keepdim)
     }
 
+    /// log(eᵃ + eᵇ) elementwise without overflow: the log-sum-exp of each pair.
+    ///
+    /// # Errors
+    /// When the shapes do not broadcast.
+    ///
+    /// ```
+    /// # use entrenar_core::Tensor;
+    /// let (a, b) = (Tensor::scalar(1000.0f64), Tensor::scalar(1000.0f64));
+    /// assert_eq!(a.logaddexp(&b)?.item::<f64>()?, 1000.0 + 2f64.ln());
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn logaddexp(&self, other: &Tensor) -> Result<Tensor> {
+        let shape = self.shape().broadcast(other.shape(), "logaddexp")?;
+        let a = self.broadcast_to(shape.clone())?;
+        Tensor::stack(&[&a, &other.broadcast_to(shape)?], 0)?.logsumexp(&[0], false)
+    }
+
     /// The vector norm (Σ |x|ᵖ)^(1/p) over `dims` (empty: all): ∞ and -∞ give the largest and
     /// smallest magnitude, 0 counts what is not 0. Gradients are 0 where the norm or an element
     /// is 0.
@@ -306,6 +325,15 @@ pub(crate) const ENTRIES: &[Entry] = &[
                 t[0].logsumexp(&dims, keep)
             })
             .order(order))
+        },
+    },
+    Entry {
+        name: "logaddexp",
+        kind: "composed",
+        sample: |g| {
+            let (a, b) = g.broadcast_pair();
+            let inputs = vec![g.tensor(a, -2.0, 2.0), g.tensor(b, -2.0, 2.0)];
+            Ok(Sample::one(inputs, |t| t[0].logaddexp(&t[1])))
         },
     },
     Entry {
