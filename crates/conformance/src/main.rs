@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use entrenar_conformance::tolerances::DEFAULTS;
 use entrenar_conformance::{Report, Suite, replay};
+use entrenar_core::DType;
 
 /// Replays recorded reference cases against entrenar's operations.
 #[derive(Parser)]
@@ -29,11 +31,31 @@ enum Command {
         /// Replay only operations with one of these exact names.
         #[arg(long, value_name = "NAME")]
         only: Vec<String>,
+        /// f64 compares with the recorded results. f32 and bf16 round the inputs and compare
+        /// with the library's f64 results at the rounded inputs.
+        #[arg(long, value_name = "f64|f32|bf16", default_value = "f64")]
+        #[arg(value_parser = parse_dtype)]
+        dtype: DType,
+        /// Print the largest relative error of each row.
+        #[arg(long)]
+        errors: bool,
     },
 }
 
+fn parse_dtype(name: &str) -> Result<DType, String> {
+    let known = DEFAULTS.iter().find(|(dtype, ..)| dtype.name() == name);
+    known
+        .map(|(dtype, ..)| *dtype)
+        .ok_or_else(|| "expected f64, f32 or bf16".to_string())
+}
+
 fn main() -> ExitCode {
-    let Command::Opinfo { directory, only } = Arguments::parse().command;
+    let Command::Opinfo {
+        directory,
+        only,
+        dtype,
+        errors,
+    } = Arguments::parse().command;
     let suite = match Suite::load(&directory) {
         Ok(suite) => suite,
         Err(error) => {
@@ -41,10 +63,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut report = Report::default();
+    let mut report = Report::new(dtype, errors);
     for case in &suite.cases {
         if only.is_empty() || only.contains(&case.op) {
-            report.add(case, &replay(case));
+            report.add(case, &replay(case, dtype));
         }
     }
     print!("{report}");

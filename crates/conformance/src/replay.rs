@@ -1,11 +1,11 @@
-//! Running one case: forward, reverse, forward mode and second order.
+//! Running one case: forward, reverse, forward mode and second order, in any float type.
 //!
 //! Whether a case is supported is settled first (`operations/`, `call.rs`, `unsupported.rs`);
 //! after that every error, panic or deviation is a failure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use entrenar_base::{Error, Result};
+use entrenar_base::{DType, Error, Result};
 use entrenar_core::Tensor;
 use entrenar_core::autograd::{jvp, value_and_grad, vjp};
 
@@ -13,7 +13,7 @@ use crate::call::{Bound, Call, Unbound, bind};
 use crate::compare::{compare, largest};
 use crate::operations::{Operation, find};
 use crate::suite::{Case, Jvp, Second};
-use crate::tolerances::{NOISE, tolerance};
+use crate::tolerances::tolerance;
 use crate::unsupported::reason;
 
 /// What a case states about an operation.
@@ -45,12 +45,12 @@ impl Kind {
 }
 
 /// What became of one kind of one case.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The suite records nothing of this kind.
     Absent,
-    /// Equal within tolerance.
-    Passed,
+    /// Equal within tolerance; the largest error relative to the scale of its result.
+    Passed(f64),
     /// An error or a deviation.
     Failed(String),
     /// Not supported, for this reason.
@@ -70,7 +70,7 @@ impl Replayed {
         let first = |f: fn(&Outcome) -> bool| self.outcomes.iter().find(|o| f(o));
         first(|o| matches!(o, Outcome::Failed(_)))
             .or_else(|| first(|o| matches!(o, Outcome::Skipped(_))))
-            .unwrap_or(&Outcome::Passed)
+            .unwrap_or(&Outcome::Passed(0.0))
     }
 }
 
@@ -80,13 +80,14 @@ struct Running<'a> {
     operation: &'a Operation,
     bound: &'a Bound<'a>,
     kind: Kind,
-    tolerance: f64,
-    /// The largest number that takes part.
-    magnitude: f64,
 }
 
-/// Runs every kind that `case` records.
-pub fn replay(case: &Case) -> Replayed {
+/// Runs every kind that `case` records, as recorded (f64) or in a smaller float type.
+///
+/// In a smaller type the inputs are rounded to it, and the results are compared with those of the
+/// library in f64 at the same rounded inputs: what is measured is the arithmetic, not how strongly
+/// an operation magnifies a change of its input. The f64 results have their own comparison.
+pub fn replay(case: &Case, dtype: DType) -> Replayed {
     let skip = |why: &str| Replayed {
         outcomes: Kind::ALL.map(|kind| match recorded(case, kind) {
             true => Outcome::Skipped(why.to_string()),
@@ -99,96 +100,134 @@ pub fn replay(case: &Case) -> Replayed {
     let Some(operation) = find(&case.op) else {
         return skip("no such operation in the table");
     };
-    let bound = match bind(case, operation.arguments) {
-        Ok(bound) => bound,
-        Err(Unbound(what)) => return skip(&what),
-    };
+    if let Err(Unbound(what)) = bind(case, operation.arguments) {
+        return skip(&what);
+    }
     Replayed {
         outcomes: Kind::ALL.map(|kind| {
             if !recorded(case, kind) {
                 return Outcome::Absent;
             }
-            if let Some(why) = reason(case, kind) {
+            if let Some(why) = reason(case, kind, dtype) {
                 return Outcome::Skipped(why);
             }
-            let running = Running {
-                case,
-                operation,
-                bound: &bound,
-                kind,
-                tolerance: tolerance(&case.op, kind),
-                magnitude: magnitude(case, kind),
-            };
-            running.attempt()
+            // The library promises not to panic; a broken promise must not end the replay.
+            let attempt = || check(case, operation, kind, dtype);
+            match catch_unwind(AssertUnwindSafe(attempt)) {
+                Ok(Ok(error)) => Outcome::Passed(error),
+                Ok(Err(e)) => Outcome::Failed(e.to_string()),
+                Err(panic) => {
+                    let text = panic
+                        .downcast_ref::<String>()
+                        .map(String::as_str)
+                        .or_else(|| panic.downcast_ref::<&str>().copied());
+                    Outcome::Failed(format!("panic: {}", text.unwrap_or("without a message")))
+                }
+            }
         }),
     }
 }
 
+/// Runs one kind and compares it; gives the largest relative error.
+fn check(case: &Case, operation: &Operation, kind: Kind, dtype: DType) -> Result<f64> {
+    let run = |case: &Case| {
+        let bound = bind(case, operation.arguments).map_err(|Unbound(what)| Error::other(what))?;
+        let running = Running {
+            case,
+            operation,
+            bound: &bound,
+            kind,
+        };
+        running.results()
+    };
+    let recorded = expected(case, kind);
+    let (want, got) = if dtype == DType::F64 {
+        let got = run(case)?;
+        // Where the suite records no gradient, ours must be zero.
+        let zero = |t: &Tensor| t.detach().zeros_like();
+        let want = recorded.iter().zip(&got);
+        let want: Vec<Tensor> = want
+            .map(|((_, t), got)| t.cloned().unwrap_or_else(|| zero(got)))
+            .collect();
+        (want, got)
+    } else {
+        let lower = |t: &Tensor| match t.dtype() {
+            DType::F64 => t.to_dtype(dtype),
+            _ => Ok(t.clone()),
+        };
+        let raise = |t: &Tensor| match t.dtype().is_float() {
+            true => t.to_dtype(DType::F64),
+            false => Ok(t.clone()),
+        };
+        let low = case.map(&lower)?;
+        let got = run(&low)?.iter().map(raise).collect::<Result<_>>()?;
+        (run(&low.map(&raise)?)?, got)
+    };
+    let tolerance = tolerance(&case.op, kind, dtype);
+    let magnitude = magnitude(case, kind);
+    let mut worst = 0.0f64;
+    for (((what, _), want), got) in recorded.iter().zip(&want).zip(&got) {
+        let error = compare(want, got, tolerance, magnitude)
+            .map_err(|e| Error::other(format!("{what}: {e}")))?;
+        worst = worst.max(error);
+    }
+    Ok(worst)
+}
+
+/// What a kind of a case must give, with names for messages; `None` where nothing flows.
+fn expected(case: &Case, kind: Kind) -> Vec<(String, Option<&Tensor>)> {
+    fn gradients(list: &[(usize, Option<Tensor>)]) -> Vec<(String, Option<&Tensor>)> {
+        list.iter()
+            .map(|(i, t)| (format!("gradient of tensor {i}"), t.as_ref()))
+            .collect()
+    }
+    match kind {
+        Kind::Forward => {
+            let outputs = case.outputs.iter().enumerate();
+            outputs
+                .map(|(i, t)| (format!("output {i}"), Some(t)))
+                .collect()
+        }
+        Kind::Vjp => gradients(case.vjp.as_deref().unwrap_or_default()),
+        Kind::Jvp => case
+            .jvp
+            .iter()
+            .flat_map(|j| &j.outputs)
+            .map(|(i, t)| (format!("tangent {i}"), Some(t)))
+            .collect(),
+        Kind::Second => gradients(case.second.as_ref().map_or(&[], |s| &s.gradients)),
+    }
+}
+
 impl Running<'_> {
-    /// The library promises not to panic; a broken promise must not end the replay.
-    fn attempt(&self) -> Outcome {
-        match catch_unwind(AssertUnwindSafe(|| self.check())) {
-            Ok(Ok(())) => Outcome::Passed,
-            Ok(Err(e)) => Outcome::Failed(e.to_string()),
-            Err(panic) => {
-                let text = panic
-                    .downcast_ref::<String>()
-                    .map(String::as_str)
-                    .or_else(|| panic.downcast_ref::<&str>().copied());
-                Outcome::Failed(format!("panic: {}", text.unwrap_or("without a message")))
+    /// The results in the order of [`expected`].
+    fn results(&self) -> Result<Vec<Tensor>> {
+        let case = self.case;
+        match self.kind {
+            Kind::Forward => self.call(&case.tensors),
+            Kind::Vjp => {
+                let list = case.vjp.as_deref().unwrap_or_default();
+                let of: Vec<usize> = list.iter().map(|(i, _)| *i).collect();
+                self.gradients(&case.tensors, &of)
+            }
+            Kind::Jvp => case.jvp.as_ref().map_or(Ok(Vec::new()), |j| self.jvp(j)),
+            Kind::Second => {
+                let second = case.second.as_ref();
+                second.map_or(Ok(Vec::new()), |s| self.second(s))
             }
         }
     }
 
-    fn check(&self) -> Result<()> {
-        let case = self.case;
-        match self.kind {
-            Kind::Forward => self.forward(),
-            Kind::Vjp => self.vjp(case.vjp.as_deref().unwrap_or_default()),
-            Kind::Jvp => case.jvp.as_ref().map_or(Ok(()), |j| self.jvp(j)),
-            Kind::Second => case.second.as_ref().map_or(Ok(()), |s| self.second(s)),
-        }
-    }
-
-    fn forward(&self) -> Result<()> {
-        let got = self.call(&self.case.tensors)?;
-        for (i, (want, got)) in self.case.outputs.iter().zip(&got).enumerate() {
-            self.equal(want, got, &format!("output {i}"))?;
-        }
-        Ok(())
-    }
-
-    fn vjp(&self, want: &[(usize, Option<Tensor>)]) -> Result<()> {
-        let of: Vec<usize> = want.iter().map(|(i, _)| *i).collect();
-        let got = self.gradients(&self.case.tensors, &of)?;
-        for ((i, want), got) in want.iter().zip(&got) {
-            self.gradient(*i, want.as_ref(), got)?;
-        }
-        Ok(())
-    }
-
-    /// Where the suite records no gradient, ours must be zero.
-    fn gradient(&self, i: usize, want: Option<&Tensor>, got: &Tensor) -> Result<()> {
-        let what = format!("gradient of tensor {i}");
-        match want {
-            Some(want) => self.equal(want, got, &what),
-            None => self.equal(&got.detach().zeros_like(), got, &what),
-        }
-    }
-
-    fn jvp(&self, want: &Jvp) -> Result<()> {
+    fn jvp(&self, want: &Jvp) -> Result<Vec<Tensor>> {
         let of: Vec<usize> = want.tangents.iter().map(|(i, _)| *i).collect();
         let inputs: Vec<&Tensor> = of.iter().map(|&i| &self.case.tensors[i]).collect();
         let tangents: Vec<&Tensor> = want.tangents.iter().map(|(_, t)| t).collect();
         let f = |t: &[Tensor]| self.call(&replaced(&self.case.tensors, &of, t));
         let (_, got) = jvp(f, &inputs, &tangents)?;
-        for (j, want) in &want.outputs {
-            self.equal(want, &got[*j], &format!("tangent {j}"))?;
-        }
-        Ok(())
+        Ok(want.outputs.iter().map(|(j, _)| got[*j].clone()).collect())
     }
 
-    fn second(&self, want: &Second) -> Result<()> {
+    fn second(&self, want: &Second) -> Result<Vec<Tensor>> {
         let of: Vec<usize> = want.gradients.iter().map(|(i, _)| *i).collect();
         let inner: Vec<usize> = want.directions.iter().map(|(i, _)| *i).collect();
         let inputs: Vec<&Tensor> = of.iter().map(|&i| &self.case.tensors[i]).collect();
@@ -205,16 +244,7 @@ impl Running<'_> {
             }
             sum.ok_or_else(|| Error::argument("second", "at least one direction", "none"))
         };
-        let (_, got) = value_and_grad(contracted, &inputs)?;
-        for ((i, want), got) in want.gradients.iter().zip(&got) {
-            self.gradient(*i, want.as_ref(), got)?;
-        }
-        Ok(())
-    }
-
-    fn equal(&self, want: &Tensor, got: &Tensor, what: &str) -> Result<()> {
-        let noise = NOISE * self.tolerance * self.magnitude;
-        compare(want, got, self.tolerance, noise).map_err(|e| Error::other(format!("{what}: {e}")))
+        Ok(value_and_grad(contracted, &inputs)?.1)
     }
 
     /// The outputs, as many as the case records.
@@ -239,9 +269,16 @@ impl Running<'_> {
             let with_cotangent = |(j, _): &(usize, Tensor)| outputs[*j].clone();
             Ok(self.case.cotangents.iter().map(with_cotangent).collect())
         };
-        let (_, pullback) = vjp(f, &inputs)?;
-        let cotangents: Vec<&Tensor> = self.case.cotangents.iter().map(|(_, t)| t).collect();
-        pullback.call(&cotangents)
+        let (values, pullback) = vjp(f, &inputs)?;
+        // Some losses are f32 for smaller inputs.
+        let cotangents: Vec<Tensor> = self
+            .case
+            .cotangents
+            .iter()
+            .zip(&values)
+            .map(|((_, t), value)| t.to_dtype(value.dtype()))
+            .collect::<Result<_>>()?;
+        pullback.call(&cotangents.iter().collect::<Vec<_>>())
     }
 }
 

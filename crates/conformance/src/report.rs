@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use entrenar_core::DType;
+
 use crate::replay::{Kind, Outcome, Replayed};
 use crate::suite::Case;
 use crate::tolerances::wider;
@@ -25,7 +27,7 @@ impl Tally {
     fn count(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Absent => {}
-            Outcome::Passed => self.passed += 1,
+            Outcome::Passed(_) => self.passed += 1,
             Outcome::Failed(_) => self.failed += 1,
             Outcome::Skipped(_) => self.skipped += 1,
         }
@@ -44,7 +46,10 @@ impl fmt::Display for Tally {
 /// Everything a replay found.
 #[derive(Default)]
 pub struct Report {
-    rows: Vec<(String, [Tally; 4])>,
+    dtype: DType,
+    /// Whether to print the largest errors.
+    errors: bool,
+    rows: Vec<Row>,
     row_of: BTreeMap<String, usize>,
     /// Operation and reason, with the number of cases.
     unsupported: BTreeMap<(String, String), usize>,
@@ -54,22 +59,44 @@ pub struct Report {
     cases: Tally,
 }
 
+#[derive(Default)]
+struct Row {
+    label: String,
+    tallies: [Tally; 4],
+    /// Largest relative errors of what passed.
+    errors: [f64; 4],
+}
+
 impl Report {
+    /// An empty report of a replay in `dtype`, which prints the largest relative errors if asked.
+    pub fn new(dtype: DType, errors: bool) -> Report {
+        Report {
+            dtype,
+            errors,
+            ..Default::default()
+        }
+    }
+
     /// Adds the outcomes of one case.
     pub fn add(&mut self, case: &Case, replayed: &Replayed) {
         let label = case.label();
         let next = self.rows.len();
         let row = *self.row_of.entry(label.clone()).or_insert(next);
         if row == next {
-            self.rows.push((label.clone(), Default::default()));
+            self.rows.push(Row {
+                label: label.clone(),
+                ..Default::default()
+            });
         }
-        for ((kind, outcome), tally) in Kind::ALL
-            .iter()
-            .zip(&replayed.outcomes)
-            .zip(&mut self.rows[row].1)
-        {
-            tally.count(outcome);
-            if let (Outcome::Passed, Some(w)) = (outcome, wider(&case.op, *kind)) {
+        let Row {
+            tallies, errors, ..
+        } = &mut self.rows[row];
+        for (i, (kind, outcome)) in Kind::ALL.iter().zip(&replayed.outcomes).enumerate() {
+            tallies[i].count(outcome);
+            if let Outcome::Passed(error) = outcome {
+                errors[i] = errors[i].max(*error);
+            }
+            if let (Outcome::Passed(_), Some(w)) = (outcome, wider(&case.op, *kind, self.dtype)) {
                 let (kind, tolerance) = (kind.name(), w.tolerance);
                 self.wider
                     .insert(format!("{label} {kind}: {tolerance:e}, {}", w.reason));
@@ -111,10 +138,11 @@ impl Report {
         let at = Kind::ALL.iter().position(|k| *k == kind).unwrap_or(0);
         self.rows
             .iter()
-            .fold(Tally::default(), |sum, (_, row)| Tally {
-                passed: sum.passed + row[at].passed,
-                failed: sum.failed + row[at].failed,
-                skipped: sum.skipped + row[at].skipped,
+            .map(|row| row.tallies[at])
+            .fold(Tally::default(), |sum, t| Tally {
+                passed: sum.passed + t.passed,
+                failed: sum.failed + t.failed,
+                skipped: sum.skipped + t.skipped,
             })
     }
 
@@ -137,7 +165,7 @@ impl fmt::Display for Report {
         let width = self
             .rows
             .iter()
-            .map(|(label, _)| label.len())
+            .map(|row| row.label.len())
             .max()
             .unwrap_or(0)
             .max(40);
@@ -149,8 +177,11 @@ impl fmt::Display for Report {
             "operation (passed/failed/not supported)",
             Kind::ALL.map(|k| k.name().to_string()),
         )?;
-        for (label, row) in &self.rows {
-            line(label, row.map(|t| t.to_string()))?;
+        for row in &self.rows {
+            line(&row.label, row.tallies.map(|t| t.to_string()))?;
+            if self.errors {
+                line("    largest error", row.errors.map(|e| format!("{e:.1e}")))?;
+            }
         }
         line("total", Kind::ALL.map(|k| self.total(k).to_string()))?;
         if !self.unsupported.is_empty() {

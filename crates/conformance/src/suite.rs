@@ -106,6 +106,44 @@ impl Case {
         }
     }
 
+    /// The case with `f` applied to the inputs, cotangents, tangents and directions; expected
+    /// results stay.
+    ///
+    /// # Errors
+    /// Whatever `f` returns.
+    pub fn map(&self, f: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<Case> {
+        let pairs = |list: &[(usize, Tensor)]| -> Result<Vec<(usize, Tensor)>> {
+            list.iter().map(|(i, t)| Ok((*i, f(t)?))).collect()
+        };
+        Ok(Case {
+            op: self.op.clone(),
+            variant: self.variant.clone(),
+            sample: self.sample,
+            input: self.input.clone(),
+            args: self.args.clone(),
+            kwargs: self.kwargs.clone(),
+            tensors: self.tensors.iter().map(f).collect::<Result<_>>()?,
+            outputs: self.outputs.clone(),
+            cotangents: pairs(&self.cotangents)?,
+            vjp: self.vjp.clone(),
+            second: match &self.second {
+                None => None,
+                Some(s) => Some(Second {
+                    directions: pairs(&s.directions)?,
+                    gradients: s.gradients.clone(),
+                }),
+            },
+            jvp: match &self.jvp {
+                None => None,
+                Some(j) => Some(Jvp {
+                    tangents: pairs(&j.tangents)?,
+                    outputs: j.outputs.clone(),
+                }),
+            },
+            foreign: self.foreign.clone(),
+        })
+    }
+
     /// The operation with its variant, as reports name it.
     pub fn label(&self) -> String {
         if self.variant.is_empty() {

@@ -4,6 +4,8 @@
 //! from `operations/` and arguments that an operation does not state there are not supported
 //! either; they need no entry here.
 
+use entrenar_core::DType;
+
 use crate::replay::Kind;
 use crate::suite::{Case, Value};
 
@@ -13,6 +15,8 @@ pub struct Unsupported {
     pub op: &'static str,
     /// Which kinds.
     pub kinds: &'static [Kind],
+    /// In which dtypes.
+    pub dtypes: &'static [DType],
     /// Which of its cases.
     pub when: fn(&Case) -> bool,
     /// The condition and why.
@@ -20,18 +24,21 @@ pub struct Unsupported {
 }
 
 const ALL: &[Kind] = &Kind::ALL;
+const EVERY: &[DType] = &DType::ALL;
 
 /// The list.
 pub const UNSUPPORTED: &[Unsupported] = &[
     Unsupported {
         op: "nn.functional.scaled_dot_product_attention",
         kinds: ALL,
+        dtypes: EVERY,
         when: |c| positive(c.argument(3, "dropout_p")),
         reason: "dropout_p > 0: the recorded mask comes from PyTorch's generator",
     },
     Unsupported {
         op: "gather",
         kinds: ALL,
+        dtypes: EVERY,
         when: |c| match (
             c.tensor(&c.input),
             c.argument(1, "index").and_then(|v| c.tensor(v)),
@@ -44,6 +51,7 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     Unsupported {
         op: "nn.functional.linear_cross_entropy",
         kinds: ALL,
+        dtypes: EVERY,
         when: |c| {
             c.argument(0, "linear_weight")
                 .and_then(|v| c.tensor(v))
@@ -54,12 +62,14 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     Unsupported {
         op: "norm",
         kinds: ALL,
+        dtypes: EVERY,
         when: |c| c.argument(0, "p") == Some(&Value::Text("nuc".to_string())),
         reason: "p='nuc': no singular values",
     },
     Unsupported {
         op: "repeat_interleave",
         kinds: ALL,
+        dtypes: EVERY,
         when: |c| {
             c.argument(0, "repeats")
                 .and_then(|v| c.tensor(v))
@@ -70,6 +80,7 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     Unsupported {
         op: "nn.functional.batch_norm",
         kinds: ALL,
+        dtypes: EVERY,
         when: |c| {
             c.tensor(&c.input).is_some_and(|x| x.rank() < 2)
                 && c.argument(4, "training") == Some(&Value::Bool(true))
@@ -79,12 +90,14 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     Unsupported {
         op: "nn.functional.interpolate",
         kinds: ALL,
+        dtypes: EVERY,
         when: |c| c.argument(2, "mode") == Some(&Value::Text("area".to_string())),
         reason: "mode area: use adaptive_avg_pool",
     },
     Unsupported {
         op: "nn.functional.interpolate",
         kinds: ALL,
+        dtypes: EVERY,
         when: |c| c.argument(5, "antialias") == Some(&Value::Bool(true)),
         reason: "antialias",
     },
@@ -99,9 +112,10 @@ fn positive(value: Option<&Value>) -> bool {
 }
 
 /// Why this kind of this case is not supported, if the list says so.
-pub fn reason(case: &Case, kind: Kind) -> Option<String> {
+pub fn reason(case: &Case, kind: Kind, dtype: DType) -> Option<String> {
     UNSUPPORTED
         .iter()
-        .find(|u| u.op == case.op && u.kinds.contains(&kind) && (u.when)(case))
+        .filter(|u| u.op == case.op && u.kinds.contains(&kind) && u.dtypes.contains(&dtype))
+        .find(|u| (u.when)(case))
         .map(|u| u.reason.to_string())
 }

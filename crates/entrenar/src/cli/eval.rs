@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
     }
     let mut lines = format!("loss {:.6}\n", evaluation.loss);
     for (name, value) in &evaluation.metrics {
-        lines.push_str(&format!("{name} {:.6}\n", value.value()));
+        lines.push_str(&format!("{name} {:.6}\n", value));
     }
     lines.push_str(&format!("targets {}\n", evaluation.targets));
     print(&lines)

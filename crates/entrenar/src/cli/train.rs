@@ -135,7 +135,7 @@ fn summary(run: &RunOutcome) -> Vec<String> {
 pub(super) fn numbers(evaluation: &Evaluation) -> String {
     let mut text = format!("loss {:.4}", evaluation.loss);
     for (name, value) in &evaluation.metrics {
-        text.push_str(&format!(", {name} {:.4}", value.value()));
+        text.push_str(&format!(", {name} {:.4}", value));
     }
     text
 }

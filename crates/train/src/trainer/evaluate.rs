@@ -10,7 +10,6 @@ use entrenar_nn::Ctx;
 use super::objective::{Objective, value_of};
 use super::totals::Totals;
 use crate::data::{Loader, LoaderState};
-use crate::run::Number;
 
 /// The outcome of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,7 +17,7 @@ pub struct Evaluation {
     /// The mean loss over all targets.
     pub loss: f64,
     /// Further metrics by name.
-    pub metrics: Vec<(String, Number)>,
+    pub metrics: Vec<(String, f64)>,
     /// How many targets it is about.
     pub targets: u64,
 }
@@ -30,7 +29,7 @@ impl Evaluation {
             return Some(self.loss);
         }
         let found = self.metrics.iter().find(|(metric, _)| metric == name);
-        found.map(|(_, value)| value.value())
+        found.map(|(_, value)| *value)
     }
 }
 
@@ -93,7 +92,7 @@ impl Running {
         let loss = self.totals.loss();
         let mut metrics = self.totals.metrics();
         for (name, value) in objective.derived(loss) {
-            metrics.push((name.to_string(), Number::F32(value as f32)));
+            metrics.push((name.to_string(), value));
         }
         Evaluation {
             loss,

@@ -15,7 +15,7 @@ use entrenar_nn::{NamedArrays, Parameters};
 use super::callback::{Callback, Control, Moment, metric_of};
 use super::evaluate::{Evaluation, Running, evaluate};
 use super::objective::Objective;
-use super::session::Session;
+use super::session::{Session, numbers};
 use super::settings::{NanPolicy, Settings, due, total_steps};
 use super::state::load_weights;
 use super::update::{Cells, non_finite_parameter, update};
@@ -380,7 +380,7 @@ impl<'a, M: Parameters> Trainer<'a, M> {
             return Ok(());
         }
         let mut record = session.record(Split::Train, window.loss());
-        record.metrics = window.metrics();
+        record.metrics = numbers(&window.metrics());
         record
             .metrics
             .push(("grad_norm".to_string(), (grad_norm as f32).into()));

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use entrenar_base::{Error, Result};
 use entrenar_cpu::team;
-use entrenar_nn::schedule::Schedule;
 use entrenar_nn::Init;
+use entrenar_nn::schedule::Schedule;
 use serde_json::Value;
 
 use super::fit::{Ended, Outcome, Trainer};
@@ -62,9 +62,9 @@ pub fn run_config(loaded: &Loaded, options: RunOptions<'_>) -> Result<RunOutcome
     let _threads = config.train.threads.map(Threads::set);
     let data = open_data(config).map_err(|error| placed(loaded, "data.path", error))?;
     if let (Some(generate), Preprocessing::Text(text)) = (&config.generate, &data.preprocessing) {
-        text.tokenizer.encode(&generate.prompt).map_err(|error| {
-            Error::config(placed(loaded, "generate.prompt", error).to_string())
-        })?;
+        text.tokenizer
+            .encode(&generate.prompt)
+            .map_err(|error| Error::config(placed(loaded, "generate.prompt", error).to_string()))?;
     }
     let directory = RunDirectory::open(&options.place, options.resume)?;
     if options.resume {
@@ -205,7 +205,7 @@ fn check_same_run(directory: &RunDirectory, config: &Config, data: &OpenedData) 
     differences("", &value(&begun.config)?, &value(config)?, &mut changed);
     changed.retain(|(path, ..)| {
         let within = |key: &&str| path == *key || path.starts_with(&format!("{key}."));
-        path != MOVABLE && FIXED.iter().any(|key| within(&key))
+        path != MOVABLE && FIXED.iter().any(|key| within(key))
     });
     if let Some((path, before, now)) = changed.first() {
         return Err(Error::config(format!(

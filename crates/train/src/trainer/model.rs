@@ -108,7 +108,9 @@ fn matrices(architecture: &Architecture) -> u128 {
             let width = gpt.width as u128;
             // Embeddings, and in each block 4 matrices of attention and 8 of the feed-forward part.
             let embeddings = (gpt.vocabulary as u128 + gpt.context as u128).saturating_mul(width);
-            let blocks = (gpt.layers as u128).saturating_mul(12).saturating_mul(width * width);
+            let blocks = (gpt.layers as u128)
+                .saturating_mul(12)
+                .saturating_mul(width * width);
             embeddings.saturating_add(blocks)
         }
         Architecture::Mlp(mlp) => chain(&mlp.sizes),
@@ -119,7 +121,9 @@ fn matrices(architecture: &Architecture) -> u128 {
             let mut sizes = vec![cnn.channels.last().map_or(0, |c| c.saturating_mul(pixels))];
             sizes.extend(&cnn.hidden);
             sizes.push(cnn.classes);
-            chain(&cnn.channels).saturating_mul(area).saturating_add(chain(&sizes))
+            chain(&cnn.channels)
+                .saturating_mul(area)
+                .saturating_add(chain(&sizes))
         }
         // Other architectures are built by a library that knows them.
         _ => 0,
@@ -143,7 +147,11 @@ pub(super) fn check_fits(
             mlp.sizes.first() == Some(&inputs) && mlp.sizes.last() == Some(&outputs)
         }
         Architecture::Cnn(cnn) => {
-            let image = [cnn.channels.first().copied().unwrap_or(0), cnn.size[0], cnn.size[1]];
+            let image = [
+                cnn.channels.first().copied().unwrap_or(0),
+                cnn.size[0],
+                cnn.size[1],
+            ];
             shape == image && cnn.classes == outputs
         }
         _ => true,
@@ -202,7 +210,10 @@ mod tests {
             let architecture = Architecture::from_json(text).unwrap();
             let model = architecture.build(&mut Init::new(0)).unwrap();
             let (bound, all) = (matrices(&architecture), model.parameter_count() as u128);
-            assert!(bound <= all && bound * 4 >= all * 3, "{text}: {bound} and {all}");
+            assert!(
+                bound <= all && bound * 4 >= all * 3,
+                "{text}: {bound} and {all}"
+            );
         }
     }
 }

@@ -73,11 +73,7 @@ impl TrainedModel {
         mut each: impl FnMut(usize, Prediction) -> Result<()>,
     ) -> Result<()> {
         const ROWS: usize = 64;
-        if self.task() == Task::LanguageModel {
-            return Err(Error::config(
-                "a language model has no answer per row: `generate` continues a text, `eval` measures it",
-            ));
-        }
+        self.check_answers()?;
         let mut loader = Loader::new(data, LoaderConfig::evaluation(ROWS))?;
         let mut row = 0;
         for batch in loader.epoch() {
@@ -90,6 +86,15 @@ impl TrainedModel {
             }
         }
         Ok(())
+    }
+
+    fn check_answers(&self) -> Result<()> {
+        if self.task() != Task::LanguageModel {
+            return Ok(());
+        }
+        Err(Error::config(
+            "a language model has no answer per row: `generate` continues a text, `eval` measures it",
+        ))
     }
 
     fn answer(&self, output: &[f32]) -> Prediction {
@@ -112,6 +117,7 @@ impl TrainedModel {
     /// As [`TrainedModel::predict`]; what the file system reports. `out` is then as it was.
     pub fn predict_file(&self, path: &str, out: &Path) -> Result<usize> {
         let format = PredictionFormat::of(out)?;
+        self.check_answers()?;
         let data = self.read(path, false)?;
         let file = Output::create(out)?;
         let mut writer = Writer {
@@ -162,7 +168,11 @@ impl Writer<'_> {
         let mut names = vec!["row".to_string(), "prediction".to_string()];
         if !self.labels.is_empty() {
             names.push("probability".to_string());
-            names.extend(self.labels.iter().map(|label| format!("probability of {label}")));
+            names.extend(
+                self.labels
+                    .iter()
+                    .map(|label| format!("probability of {label}")),
+            );
         }
         let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
         self.line(&names.join(","))
@@ -200,12 +210,12 @@ impl Writer<'_> {
                 let all: Map<String, Value> = probabilities
                     .iter()
                     .enumerate()
-                    .map(|(class, probability)| (label(class), json!(probability)))
+                    .map(|(class, probability)| (label(class), short(*probability)))
                     .collect();
                 json!({
                     "row": row + 1,
                     "prediction": label(*class),
-                    "probability": probabilities[*class],
+                    "probability": short(probabilities[*class]),
                     "probabilities": all,
                 })
                 .to_string()
@@ -213,6 +223,14 @@ impl Writer<'_> {
         };
         self.line(&line)
     }
+}
+
+/// An f32 with no more digits than it has: as an f64, 0.1 would be 0.10000000149011612.
+fn short(value: f32) -> Value {
+    value
+        .to_string()
+        .parse::<f64>()
+        .map_or(Value::Null, Value::from)
 }
 
 /// A cell of a CSV line.
@@ -235,8 +253,8 @@ impl Output {
     fn create(out: &Path) -> Result<Self> {
         let special = fs::metadata(out).is_ok_and(|found| !found.is_file());
         let name = out.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = (!special)
-            .then(|| out.with_file_name(format!(".{name}.{}.part", std::process::id())));
+        let temporary =
+            (!special).then(|| out.with_file_name(format!(".{name}.{}.part", std::process::id())));
         let path = temporary.as_deref().unwrap_or(out);
         let file = File::create(path)
             .map_err(|error| Error::io(out, "cannot write the predictions", error))?;

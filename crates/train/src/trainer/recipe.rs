@@ -5,9 +5,7 @@
 
 use entrenar_base::Result;
 use entrenar_nn::optim::{Adam, AdamW, Optimizer, ParamGroup, Sgd};
-use entrenar_nn::schedule::{
-    ConstantLR, CosineAnnealingLR, LinearLR, Schedule, StepLR, WarmUp,
-};
+use entrenar_nn::schedule::{ConstantLR, CosineAnnealingLR, LinearLR, Schedule, StepLR, WarmUp};
 use entrenar_nn::{NamedParameters, Parameters};
 
 use super::callback::EarlyStopping;

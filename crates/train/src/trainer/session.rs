@@ -18,8 +18,8 @@ use super::settings::{Settings, Unit};
 use super::state::State;
 use crate::data::Split;
 use crate::run::{
-    Best, MetricsWriter, Progress, ProgressConfig, ProgressStyle, Record, StepReport, Throughput,
-    read_metrics,
+    Best, MetricsWriter, Number, Progress, ProgressConfig, ProgressStyle, Record, StepReport,
+    Throughput, read_metrics,
 };
 
 /// A learning rate below this hardly ever trains anything.
@@ -169,7 +169,7 @@ impl Session {
     /// The line of an evaluation.
     pub fn evaluation_record(&self, split: Split, evaluation: &Evaluation) -> Record {
         let mut record = self.record(split, evaluation.loss);
-        record.metrics = evaluation.metrics.clone();
+        record.metrics = numbers(&evaluation.metrics);
         record
     }
 
@@ -262,6 +262,15 @@ impl Session {
         store.prune(settings.keep_checkpoints, &[])?;
         Ok(())
     }
+}
+
+/// Metrics for a record: an f32 has the digits that they are good for.
+pub(super) fn numbers(metrics: &[(String, f64)]) -> Vec<(String, Number)> {
+    let number = |value: f64| Number::F32(value as f32);
+    metrics
+        .iter()
+        .map(|(name, value)| (name.clone(), number(*value)))
+        .collect()
 }
 
 /// What is odd about a run.

@@ -5,8 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::run::Number;
-
 /// Sums over targets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Totals {
@@ -86,9 +84,9 @@ impl Totals {
         self.loss.0 / self.targets as f64
     }
 
-    /// The means of the metrics, for a record. Six or seven digits are what an f32 loss is good for.
-    pub fn metrics(&self) -> Vec<(String, Number)> {
-        let mean = |sum: f64| Number::F32((sum / self.targets as f64) as f32);
+    /// The means of the metrics.
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        let mean = |sum: f64| sum / self.targets as f64;
         self.sums
             .iter()
             .map(|(name, sum)| (name.clone(), mean(sum.0)))
@@ -125,9 +123,6 @@ mod tests {
             (totals.loss(), totals.targets(), totals.rows()),
             (1.0, 5, 3)
         );
-        assert_eq!(
-            totals.metrics(),
-            [("accuracy".to_string(), Number::F32(0.4))]
-        );
+        assert_eq!(totals.metrics(), [("accuracy".to_string(), 0.4)]);
     }
 }

@@ -20,10 +20,7 @@ use super::model::{NextToken, check_fits, check_size};
 use super::objective::{CrossEntropy, MeanSquaredError, Objective};
 use super::state::{MODEL_FILE, metadata};
 use crate::config::{Generate, Task};
-use crate::data::{
-    Dataset, Loader, LoaderConfig, PREPROCESS_FILE, Preprocessing, TargetEncoding,
-};
-use crate::run::Number;
+use crate::data::{Dataset, Loader, LoaderConfig, PREPROCESS_FILE, Preprocessing, TargetEncoding};
 
 /// The architecture's file, named as Hugging Face names it.
 pub(super) const CONFIG_FILE: &str = "config.json";
@@ -80,7 +77,13 @@ impl TrainedModel {
         // One fixed name: what a kill leaves is overwritten by the next attempt.
         let temporary: PathBuf = directory.with_file_name(format!(".{name}-new"));
         let failed = |what: &'static str| {
-            move |error| Error::io(directory, format!("cannot {what} the model directory"), error)
+            move |error| {
+                Error::io(
+                    directory,
+                    format!("cannot {what} the model directory"),
+                    error,
+                )
+            }
         };
         if temporary.exists() {
             fs::remove_dir_all(&temporary).map_err(failed("prepare"))?;
@@ -99,7 +102,10 @@ impl TrainedModel {
     /// The files of a model directory besides the weights.
     pub(super) fn description(&self) -> Result<Vec<(String, Vec<u8>)>> {
         Ok(vec![
-            (CONFIG_FILE.to_string(), self.model.architecture().to_json()?.into_bytes()),
+            (
+                CONFIG_FILE.to_string(),
+                self.model.architecture().to_json()?.into_bytes(),
+            ),
             (
                 PREPROCESS_FILE.to_string(),
                 self.preprocessing.to_json()?.into_bytes(),
@@ -144,7 +150,8 @@ impl TrainedModel {
     ///
     /// What is wrong with the files.
     pub fn read(&self, path: &str, require_target: bool) -> Result<Arc<dyn Dataset>> {
-        self.preprocessing.read(Path::new(""), &[path], require_target)
+        self.preprocessing
+            .read(Path::new(""), &[path], require_target)
     }
 
     /// Measures the model on all of some data. For a regression, `rmse` and `mae` are on the scale of
@@ -163,11 +170,11 @@ impl TrainedModel {
         {
             for (name, value) in &mut evaluation.metrics {
                 if name == "mae" {
-                    *value = Number::F32((value.value() * std) as f32);
+                    *value *= std;
                 }
             }
-            let rmse = (evaluation.loss.sqrt() * std) as f32;
-            evaluation.metrics.push(("rmse".to_string(), rmse.into()));
+            let rmse = evaluation.loss.sqrt() * std;
+            evaluation.metrics.push(("rmse".to_string(), rmse));
         }
         Ok(evaluation)
     }
@@ -198,22 +205,27 @@ impl TrainedModel {
             )));
         };
         if prompt.is_empty() {
-            return Err(Error::config("the prompt is empty: give at least one character"));
+            return Err(Error::config(
+                "the prompt is empty: give at least one character",
+            ));
         }
         let tokens = text
             .tokenizer
             .encode(prompt)
             .map_err(|error| Error::config(format!("prompt: {error}")))?;
         let mut failed = None;
-        generate(model, &tokens, sampling, &mut |token| {
-            match text.tokenizer.decode_bytes(&[token]) {
+        generate(
+            model,
+            &tokens,
+            sampling,
+            &mut |token| match text.tokenizer.decode_bytes(&[token]) {
                 Ok(bytes) => on_bytes(&bytes),
                 Err(error) => {
                     failed = Some(error);
                     false
                 }
-            }
-        })?;
+            },
+        )?;
         failed.map_or(Ok(()), Err)
     }
 
