@@ -4,7 +4,7 @@ mod support;
 
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use support::{entrenar, example, fails, metrics, stderr, stdout, succeeds, write_images};
@@ -316,6 +316,12 @@ fn tables_are_predicted_on_their_own_scale() {
     );
 }
 
+/// A number in [0, 1) that no two runs of this test share.
+fn random_share() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    f64::from(now.subsec_nanos() / 1000 % 997) / 997.0
+}
+
 /// Killed without warning again and again, a run ends as if nothing had happened.
 #[test]
 fn a_killed_run_resumes_to_the_same_bytes() {
@@ -330,7 +336,7 @@ fn a_killed_run_resumes_to_the_same_bytes() {
         loop {
             let mut child = spawn(folder.path(), name, &killed, None);
             // Not the same moment every time, nor for every run of this test.
-            let jitter = f64::from(Instant::now().elapsed().subsec_nanos() % 89) / 89.0;
+            let jitter = random_share();
             std::thread::sleep(whole.mul_f64(share * (0.4 + 0.6 * jitter)));
             if child.try_wait().unwrap().is_some() {
                 assert!(child.wait().unwrap().success());
@@ -415,7 +421,7 @@ fn the_number_of_threads_changes_no_bit() {
         "model.width=64",
         "model.context=64",
         "train.batch_size=8",
-        "train.max_steps=4",
+        "train.max_steps=6",
     ];
     let wide: Vec<&str> = wide.iter().flat_map(|set| ["--set", set]).collect();
     for name in ["text", "images"] {
@@ -485,11 +491,7 @@ fn run_directories_are_guarded() {
     assert_eq!(last(Path::new(&run), "validation")["epoch"], 3.0);
     // Other data of the same name are noticed.
     let table = std::fs::read_to_string(folder.path().join("table.csv")).unwrap();
-    std::fs::write(
-        folder.path().join("table.csv"),
-        table.replace("20\n", "25\n"),
-    )
-    .unwrap();
+    std::fs::write(folder.path().join("table.csv"), table + "5,5,500\n").unwrap();
     let message = fails(&[&resume[..], &["train.epochs=4"]].concat(), 2);
     assert!(
         message.contains("the data have changed since the run was begun"),
