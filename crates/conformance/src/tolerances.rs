@@ -40,14 +40,82 @@ pub struct Wider {
     pub reason: &'static str,
 }
 
+const FIRST: &[Kind] = &[Kind::Vjp, Kind::Jvp];
+const SECOND: &[Kind] = &[Kind::Second];
+
 /// The list.
-pub const WIDER: &[Wider] = &[Wider {
-    op: "nn.functional.hardsigmoid",
-    dtype: DType::F64,
-    kinds: &[Kind::Vjp, Kind::Jvp],
-    tolerance: 1e-7,
-    reason: "PyTorch's slope is 1/6 rounded to f32, in every dtype",
-}];
+pub const WIDER: &[Wider] = &[
+    Wider {
+        op: "nn.functional.hardsigmoid",
+        dtype: DType::F64,
+        kinds: FIRST,
+        tolerance: 1e-7,
+        reason: "PyTorch's slope is 1/6 rounded to f32, in every dtype",
+    },
+    Wider {
+        op: "nn.functional.normalize",
+        dtype: DType::F32,
+        kinds: FIRST,
+        tolerance: 1e-4,
+        reason: "with p < 1 over a single element, terms of 1/x cancel to zero",
+    },
+    Wider {
+        op: "nn.functional.normalize",
+        dtype: DType::F32,
+        kinds: SECOND,
+        tolerance: 1e-2,
+        reason: "with p < 1 over a single element, terms of 1/x² cancel to zero",
+    },
+    Wider {
+        op: "nn.functional.scaled_dot_product_attention",
+        dtype: DType::BF16,
+        kinds: FIRST,
+        tolerance: 1e-1,
+        reason: "the backward pass reads the output rounded to bf16 and subtracts",
+    },
+    Wider {
+        op: "nn.functional.prelu",
+        dtype: DType::BF16,
+        kinds: FIRST,
+        tolerance: 5e-2,
+        reason: "the slope's gradient sums products of both signs",
+    },
+    Wider {
+        op: "logaddexp",
+        dtype: DType::BF16,
+        kinds: FIRST,
+        tolerance: 5e-2,
+        reason: "each step of the tangent is rounded",
+    },
+    Wider {
+        op: "nn.functional.margin_ranking_loss",
+        dtype: DType::BF16,
+        kinds: FIRST,
+        tolerance: 5e-2,
+        reason: "tangents of both signs cancel in the mean",
+    },
+    Wider {
+        op: "nn.functional.huber_loss",
+        dtype: DType::BF16,
+        kinds: FIRST,
+        tolerance: 1e-1,
+        reason: "tangents of both signs cancel in the mean",
+    },
+    Wider {
+        op: "nn.functional.gaussian_nll_loss",
+        dtype: DType::BF16,
+        kinds: FIRST,
+        tolerance: 1e-1,
+        reason: "tangents of both signs cancel in the mean",
+    },
+    Wider {
+        op: "nn.functional.poisson_nll_loss",
+        dtype: DType::BF16,
+        kinds: FIRST,
+        tolerance: 5e-1,
+        reason: "tangents of both signs, as large as exp(input), cancel in the mean",
+    },
+];
 
 /// The entry of [`WIDER`] for this kind of this operation.
 pub fn wider(op: &str, kind: Kind, dtype: DType) -> Option<&'static Wider> {
@@ -66,4 +134,36 @@ pub fn tolerance(op: &str, kind: Kind, dtype: DType) -> Tolerance {
         None => first,
     };
     Tolerance { relative, floor }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_widen_and_are_unique() {
+        for (i, w) in WIDER.iter().enumerate() {
+            assert!(DEFAULTS.iter().any(|(d, ..)| *d == w.dtype), "{}", w.op);
+            for &kind in w.kinds {
+                let usual = tolerance("", kind, w.dtype).relative;
+                assert!(w.tolerance > usual, "{} {}", w.op, kind.name());
+                let same = |o: &&Wider| o.op == w.op && o.dtype == w.dtype;
+                let doubled = WIDER[i + 1..].iter().filter(same);
+                assert!(
+                    doubled.clone().all(|o| !o.kinds.contains(&kind)),
+                    "{}",
+                    w.op
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_dtype_without_defaults_allows_nothing() {
+        let none = Tolerance {
+            relative: 0.0,
+            floor: 0.0,
+        };
+        assert_eq!(tolerance("sin", Kind::Forward, DType::I64), none);
+    }
 }
