@@ -125,10 +125,10 @@ fn results(run: &Path) -> (Vec<String>, Vec<u8>, String, Vec<u8>) {
 }
 
 fn last(run: &Path, split: &str) -> Value {
-    let lines = metrics(run)
+    let mut lines = metrics(run)
         .into_iter()
         .map(|line| serde_json::from_str::<Value>(&line).unwrap());
-    lines.filter(|line| line["split"] == split).last().unwrap()
+    lines.rfind(|line| line["split"] == split).unwrap()
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn tables_are_predicted_on_their_own_scale() {
 /// A number in [0, 1) that no two runs of this test share.
 fn random_share() -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    f64::from(now.subsec_nanos() / 1000 % 997) / 997.0
+    f64::from(now.subsec_micros() % 997) / 997.0
 }
 
 /// Killed without warning again and again, a run ends as if nothing had happened.

@@ -326,6 +326,9 @@ impl<'a, M: Parameters> Trainer<'a, M> {
         let checkpoint_due = due(self.settings.checkpoint_every, before, after);
         if checkpoint_due || best || ends {
             self.save(session, cells, best)?;
+            if let Some(directory) = self.directory {
+                directory.write_plot()?;
+            }
         }
         Ok(signal)
     }

@@ -205,7 +205,7 @@ fn check_same_run(directory: &RunDirectory, config: &Config, data: &OpenedData) 
     differences("", &value(&begun.config)?, &value(config)?, &mut changed);
     changed.retain(|(path, ..)| {
         let within = |key: &&str| path == *key || path.starts_with(&format!("{key}."));
-        path != MOVABLE && FIXED.iter().any(|key| within(key))
+        path != MOVABLE && FIXED.iter().any(within)
     });
     if let Some((path, before, now)) = changed.first() {
         return Err(Error::config(format!(

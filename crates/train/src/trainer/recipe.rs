@@ -158,3 +158,93 @@ fn mode(mode: config::Mode) -> Mode {
         config::Mode::Max => Mode::Max,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use entrenar_nn::{Init, LayerNorm, Linear, Module};
+
+    #[derive(Module)]
+    struct Net {
+        linear: Linear,
+        norm: LayerNorm,
+    }
+
+    fn names(groups: &[ParamGroup]) -> Vec<(Vec<&str>, Option<f64>)> {
+        groups
+            .iter()
+            .map(|group| {
+                let names = group.parameters.iter().map(|(name, _)| name.as_str());
+                (names.collect(), group.weight_decay)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn matrices_decay_and_vectors_do_not() {
+        let init = &mut Init::new(0);
+        let net = Net {
+            linear: Linear::new(2, 3, init).unwrap(),
+            norm: LayerNorm::new([3], init).unwrap(),
+        };
+        let config = |which| config::Optimizer::AdamW {
+            learning_rate: 0.1,
+            weight_decay: 0.5,
+            decay_parameters: which,
+            betas: [0.9, 0.99],
+            eps: 1e-8,
+        };
+        let made = groups(&config(DecayParameters::Matrices), net.named_parameters());
+        assert_eq!(
+            names(&made),
+            [
+                (vec!["linear.weight"], Some(0.5)),
+                (vec!["linear.bias", "norm.weight", "norm.bias"], Some(0.0)),
+            ]
+        );
+        let made = groups(&config(DecayParameters::All), net.named_parameters());
+        let all = vec!["linear.weight", "linear.bias", "norm.weight", "norm.bias"];
+        assert_eq!(names(&made), [(all, Some(0.5))]);
+    }
+
+    #[test]
+    fn schedules_warm_up_and_end_where_they_should() {
+        let cosine = config::Schedule::Cosine {
+            warmup_steps: Some(10),
+            warmup_ratio: None,
+            min_learning_rate: 0.1,
+        };
+        let rates = schedule(&cosine, 1.0, 110);
+        assert!((rates.lr_at(0) - 1.0 / 11.0).abs() < 1e-12);
+        assert_eq!(rates.lr_at(10), 1.0);
+        assert!((rates.lr_at(60) - 0.55).abs() < 1e-12);
+        assert!(rates.lr_at(109) < 0.101 && rates.lr_at(110) == 0.1);
+        let linear = config::Schedule::Linear {
+            warmup_steps: None,
+            warmup_ratio: Some(0.1),
+            min_learning_rate: 0.0,
+        };
+        let rates = schedule(&linear, 2.0, 100);
+        assert_eq!(
+            (rates.lr_at(10), rates.lr_at(55), rates.lr_at(100)),
+            (2.0, 1.0, 0.0)
+        );
+        let step = config::Schedule::Step {
+            warmup_steps: Some(5),
+            warmup_ratio: None,
+            step_size: 10,
+            gamma: 0.5,
+        };
+        let rates = schedule(&step, 1.0, 100);
+        assert_eq!(
+            (rates.lr_at(14), rates.lr_at(15), rates.lr_at(25)),
+            (1.0, 0.5, 0.25)
+        );
+        // A warm-up longer than the run is the run.
+        let constant = config::Schedule::Constant {
+            warmup_steps: Some(100),
+            warmup_ratio: None,
+        };
+        assert!(schedule(&constant, 1.0, 10).lr_at(9) < 1.0);
+    }
+}
