@@ -2,7 +2,7 @@
 //!
 //! Packages come from `cargo metadata --no-deps`, files from `git ls-files`,
 //! so build outputs and ignored files never count. Checks read only this
-//! structure: their tests make one by hand ([`Project::of`]).
+//! structure: their tests make one by hand (`Project::of`).
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

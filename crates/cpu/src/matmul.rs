@@ -1,6 +1,6 @@
 //! Matrix products, batched, of operands in any layout.
 //!
-//! f32 and f64 run [`crate::gemm`] on panels of the output, one panel per part of the thread team.
+//! f32 and f64 run `crate::gemm` on panels of the output, one panel per part of the thread team.
 //! 16-bit floats are widened to f32 and rounded once; integers run plain loops in i64 (wrapping,
 //! as in PyTorch).
 //!

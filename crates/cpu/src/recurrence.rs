@@ -1,4 +1,4 @@
-//! First-order linear recurrences along one dimension: h[i] = a[i]·h[i-1] + b[i], h[-1] = 0.
+//! First-order linear recurrences along one dimension: h\[i\] = a\[i\]·h\[i-1\] + b\[i\], h\[-1\] = 0.
 //!
 //! Running sums are the case a = 1. Derivatives of running products are recurrences of this kind,
 //! which is how they stay exact where a factor is 0. Every slice is walked in order by one thread;
@@ -9,7 +9,7 @@ use entrenar_base::{Array, Error, Result};
 use crate::kit::{self, with_real};
 use crate::team;
 
-/// The recurrence h[i] = a[i]·h[i-1] + b[i] along `dim`; shapes and dtypes of `a`, `b` and the
+/// The recurrence h\[i\] = a\[i\]·h\[i-1\] + b\[i\] along `dim`; shapes and dtypes of `a`, `b` and the
 /// result are equal.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! Reductions: sums, products, extremes, means, truth, positions of extremes, log-sum-exp.
 //!
 //! Reduced dimensions stay with size 1. Every order of combination is fixed by the shape: slices
-//! are folded in blocks of [`BLOCK`] over [`LANES`] partial results, blocks and chunks pairwise,
+//! are folded in blocks of `BLOCK` over `LANES` partial results, blocks and chunks pairwise,
 //! so sums are accurate (error grows with the logarithm of the length) and the same bits at any
 //! thread count and layout. 16-bit floats accumulate in f32, integers in i64.
 //!

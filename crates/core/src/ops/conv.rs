@@ -1,6 +1,6 @@
 //! `conv` over one to three spatial dimensions, and `conv_transpose`.
 //!
-//! y[n, o, p] = Σ_{c, t} w[o, c, t] · x[n, c, p·stride + t·dilation - padding] + b[o], where c runs
+//! y\[n, o, p\] = Σ_{c, t} w\[o, c, t\] · x\[n, c, p·stride + t·dilation - padding\] + b\[o\], where c runs
 //! over the channels of o's group. Three multilinear ops that are each other's transposes:
 //! convolution (x, w), input gradient (ȳ, w) and weight gradient (ȳ, x); hence every order. The
 //! transposed convolution is the input gradient. Kernels: `entrenar_cpu::conv`.

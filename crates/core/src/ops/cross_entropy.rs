@@ -2,10 +2,10 @@
 //! `nll_loss` from log-probabilities.
 //!
 //! With p = softmax(logits of a row), y its target, w class weights (1 without) and ε the label
-//! smoothing over C classes, the loss of a row is (1 - ε)·w[y]·(-ln p[y]) + ε/C·Σ_c w[c]·(-ln p[c]),
-//! and 0 where y is `ignore_index`. The mean divides by the sum of w[y] over the rows that count
+//! smoothing over C classes, the loss of a row is (1 - ε)·w\[y\]·(-ln p\[y\]) + ε/C·Σ_c w\[c\]·(-ln p\[c\]),
+//! and 0 where y is `ignore_index`. The mean divides by the sum of w\[y\] over the rows that count
 //! (their number without weights). With class probabilities t as targets the loss is
-//! -Σ_c w[c]·t'[c]·ln p[c] with t' = (1 - ε)·t + ε/C, and the mean divides by the number of rows.
+//! -Σ_c w\[c\]·t'\[c\]·ln p\[c\] with t' = (1 - ε)·t + ε/C, and the mean divides by the number of rows.
 //! All as `torch.nn.functional.cross_entropy`. Kernels: `entrenar_cpu::loss`.
 
 use smallvec::smallvec;
@@ -443,7 +443,7 @@ impl Tensor {
 
 impl Tensor {
     /// The negative log-likelihood of class indices `[N, *]` under these log-probabilities,
-    /// `[N, C, *]` or `[C]`: -w[y]·x[y] per row. Weights, `ignore_index` and the mean are those of
+    /// `[N, C, *]` or `[C]`: -w\[y\]·x\[y\] per row. Weights, `ignore_index` and the mean are those of
     /// [`Tensor::cross_entropy`].
     ///
     /// # Errors

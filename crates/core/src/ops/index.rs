@@ -1,6 +1,6 @@
 //! Reading and writing at indices: `gather`, `scatter`, `index_select`, `index_add`, `embedding`.
 //!
-//! gather: out[i][j][k] = x[i][index[i][j][k]][k] (for dim = 1). All are linear in their values and
+//! gather: out\[i\]\[j\]\[k\] = x\[i\][index\[i\]\[j\]\[k\]]\[k\] (for dim = 1). All are linear in their values and
 //! each other's transposes: gather ↔ scatter_add, index_select ↔ index_add,
 //! embedding ↔ embedding_backward. Sums over equal indices run in the order of the index, so
 //! gradients have the same bits at any number of threads. Indices are i64, i32 or u8 and, except in

@@ -2,8 +2,8 @@
 //!
 //! ∂(Π x)/∂xᵢ is the product of the others, taken as (product before i)·(product after i) and
 //! never as Π x / xᵢ, so zeros are no special case. A running product satisfies
-//! y[i] = x[i]·y[i-1]; differentiating that gives the recurrence t[i] = x[i]·t[i-1] + dx[i]·y[i-1],
-//! which is again of the form h[i] = a[i]·h[i-1] + b[i]. This family is closed under both modes, so
+//! y\[i\] = x\[i\]·y\[i-1\]; differentiating that gives the recurrence t\[i\] = x\[i\]·t\[i-1\] + dx\[i\]·y\[i-1\],
+//! which is again of the form h\[i\] = a\[i\]·h\[i-1\] + b\[i\]. This family is closed under both modes, so
 //! all orders are exact and take linear time, zeros or not.
 
 use entrenar_base::{Array, DType, Error, Result};

@@ -50,6 +50,8 @@ pub(crate) trait GemmFloat: Float + Add<Output = Self> + Mul<Output = Self> {
 macro_rules! x86_kernel {
     ($name:ident, $T:ty, $features:literal, $mr:literal, $vectors:literal, $lanes:literal,
      $zero:ident, $load:ident, $splat:ident, $fma:ident, $mul:ident, $add:ident, $store:ident) => {
+        /// # Safety
+        /// As [`Kernel`], on a processor with these features.
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = $features)]
         unsafe fn $name(

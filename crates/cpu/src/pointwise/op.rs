@@ -1,7 +1,7 @@
 //! The closed sets of scalar operations and their names.
 //!
 //! What each means for one number is written in [`crate::scalar`]; the vector kernels are in
-//! [`super::kernels`].
+//! `super::kernels`.
 
 /// An operation on one number. Float semantics; for integers see [`crate::scalar`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,7 +1,7 @@
 //! Elementary functions as straight-line code that vectorises.
 //!
 //! Every function is branch-free (`if` on computed values only), so a loop over a slice inside
-//! [`super::multiversion`] becomes SIMD code with the same bits per element at every width.
+//! `super::multiversion` becomes SIMD code with the same bits per element at every width.
 //!
 //! Two families. The hot ones (`exp`, `log`, `tanh`, `sigmoid`, `erf`) compute in f32. The others
 //! compute in f64 and round once, which costs half the width and gives about 0.5 ULP. Largest

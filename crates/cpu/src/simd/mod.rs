@@ -1,6 +1,6 @@
 //! Choosing an instruction set at run time.
 //!
-//! Kernels are written once as plain loops; [`multiversion!`] compiles each for AVX-512, AVX2 with
+//! Kernels are written once as plain loops; `multiversion!` compiles each for AVX-512, AVX2 with
 //! FMA and the baseline, and picks by [`level`]. Rust never contracts `a * b + c`, and our code
 //! says `mul_add` where it means it, so elementwise results are the same bits at every level.
 //! `ENTRENAR_SIMD=baseline|avx2|avx512` lowers the level, for tests.
