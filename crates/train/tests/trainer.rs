@@ -5,8 +5,6 @@ mod support;
 
 #[path = "trainer/callbacks.rs"]
 mod callbacks;
-#[path = "trainer/configs.rs"]
-mod configs;
 #[path = "trainer/nan.rs"]
 mod nan;
 #[path = "trainer/resuming.rs"]
