@@ -5,6 +5,8 @@ mod support;
 
 #[path = "trainer/callbacks.rs"]
 mod callbacks;
+#[path = "trainer/configs.rs"]
+mod configs;
 #[path = "trainer/nan.rs"]
 mod nan;
 #[path = "trainer/resuming.rs"]
