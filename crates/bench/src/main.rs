@@ -1,59 +1,98 @@
 //! The benchmark binary: one JSON line per workload, with the names and fields of the PyTorch
-//! scripts that do the same work, so that both can be run in turn and compared as ratios.
+//! script that does the same work, so that both can be run in turn and compared as ratios.
 //!
-//! `bench [group …]` runs the named groups (all of them without arguments); `bench --list` names
-//! them. Every step is complete: forward, loss, backward, update, gradients cleared. Peak memory
-//! is the whole process's, so a fair figure needs one group per process.
+//! `bench [GROUP …]` runs the fixed workloads, each in a process of its own, so that the peak
+//! memory of one never shows in the next. `bench gpt|mlp|cnn|gemm …` run the same code at any
+//! shape, `bench ops` times single operations and layers and compares them with a recorded file,
+//! `bench count` repeats a small workload for a counter of instructions. Every step is complete:
+//! forward, loss, backward, update, gradients cleared.
+//!
+//! `cli.rs` reads the command line, `workloads/` has the steps, `timing.rs` measures, `spawn.rs`
+//! starts the processes. The comparison with PyTorch is the script `bench/compare.py`.
+//!
+//! Exit status: 0 done, 1 a workload failed or became slower, 2 wrong usage.
 
+mod cli;
+mod spawn;
 mod timing;
 mod workloads;
 
 use std::process::ExitCode;
 
+use cli::{Cli, Command};
+use workloads::{Case, GROUPS};
+
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|a| a == "--help" || a == "-h") {
-        println!(
-            "usage: bench [--list] [group ...]\n\nOne JSON line per workload: workload, median_s, min_s, n, peak_mb."
-        );
-        return ExitCode::SUCCESS;
-    }
-    if arguments.iter().any(|a| a == "--list") {
-        workloads::GROUPS
-            .iter()
-            .for_each(|g| println!("{:<12} {}", g.name, g.what));
-        return ExitCode::SUCCESS;
-    }
-    let mut chosen = Vec::new();
-    for name in &arguments {
-        match workloads::GROUPS.iter().find(|g| g.name == name) {
-            Some(g) => chosen.push(g),
-            None => {
-                let known: Vec<&str> = workloads::GROUPS.iter().map(|g| g.name).collect();
-                eprintln!(
-                    "bench: no group `{name}`; the groups are {}",
-                    known.join(", ")
-                );
-                return ExitCode::from(2);
-            }
-        }
-    }
-    if chosen.is_empty() {
-        chosen.extend(workloads::GROUPS);
-    }
+    let cli = match cli::parse(std::env::args()) {
+        Ok(cli) => cli,
+        Err(e) => e.exit(),
+    };
     entrenar_cpu::init();
-    println!(
-        "{}",
-        serde_json::json!({"entrenar": env!("CARGO_PKG_VERSION"), "threads": entrenar_cpu::team::threads(), "debug_build": cfg!(debug_assertions)})
-    );
-    for group in chosen {
-        if let Err(e) = (group.run)() {
-            println!(
-                "{}",
-                serde_json::json!({"workload": group.name, "error": e.to_string()})
-            );
-            return ExitCode::FAILURE;
+    match cli.command {
+        None if cli.list => list(),
+        None => fixed(&cli),
+        Some(Command::Gpt(a)) => header_and(&a.case(), &a.limits),
+        Some(Command::Mlp(a)) => header_and(&a.case(), &a.limits),
+        Some(Command::Cnn(a)) => header_and(&a.case(), &a.limits),
+        Some(Command::Gemm(a)) => header_and(&a.case(), &a.limits),
+        Some(Command::Case { id, limits }) => match workloads::find(&id) {
+            Some(case) => measure(&case, &limits),
+            None => {
+                eprintln!("bench: no case `{id}`; `bench --list` names them");
+                ExitCode::from(2)
+            }
+        },
+    }
+}
+
+/// Prints the groups and the cases of each.
+fn list() -> ExitCode {
+    for group in GROUPS {
+        println!("{:<12} {}", group.name, group.what);
+        for case in (group.cases)() {
+            println!("    {}", case.id());
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Runs the fixed workloads that the command line chooses, one process each.
+fn fixed(cli: &Cli) -> ExitCode {
+    let chosen = |name: &str| cli.groups.is_empty() || cli.groups.iter().any(|g| g == name);
+    let cases: Vec<Case> = GROUPS
+        .iter()
+        .filter(|g| chosen(g.name))
+        .flat_map(|g| (g.cases)())
+        .filter(|c| cli.only.as_ref().is_none_or(|part| c.id().contains(part)))
+        .filter(|c| cli.precision.is_none_or(|p| c.precision == p.name()))
+        .collect();
+    if cases.is_empty() {
+        eprintln!("bench: no case is left of what was chosen; `bench --list` names them");
+        return ExitCode::from(2);
+    }
+    println!("{}", timing::header());
+    let failed = cases
+        .iter()
+        .filter(|case| !spawn::in_own_process(case, &cli.limits))
+        .count();
+    ExitCode::from(u8::from(failed > 0))
+}
+
+fn header_and(case: &Case, limits: &cli::Limits) -> ExitCode {
+    println!("{}", timing::header());
+    measure(case, limits)
+}
+
+/// Measures a case in this process and prints its line.
+fn measure(case: &Case, limits: &cli::Limits) -> ExitCode {
+    match timing::measure(case, limits) {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            println!("{}", timing::failure(case, &e.to_string()));
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,6 +1,6 @@
-//! The two-stage CNN on 28 × 28 images with Adam.
+//! A convolutional classifier with Adam: stages of convolution, batch norm, ReLU and pooling.
 
-use entrenar_base::{DType, Result};
+use entrenar_base::DType;
 use entrenar_core::Tensor;
 use entrenar_core::ops::cross_entropy::CrossEntropy;
 use entrenar_nn::optim::{Adam, Optimizer};
@@ -8,26 +8,52 @@ use entrenar_nn::{Ctx, Init, Module};
 use entrenar_zoo::{Cnn, CnnConfig};
 use serde_json::json;
 
-use crate::timing::{Effort, report, time};
+use super::{Case, Work};
+use crate::cli::Precision;
 
-pub fn run() -> Result<()> {
-    let model = Cnn::new(CnnConfig::default(), &mut Init::new(0))?;
-    let mut optimizer = Adam::new(&model, 1e-3)?;
-    let x = Tensor::randn([64, 1, 28, 28], DType::F32, 1)?;
-    let t = super::classes(64, 10, 2)?;
-    let mut step = 0;
-    let timing = time(Effort::reps(20), 1, || {
-        let mut cx = Ctx::train(0, step);
-        step += 1;
-        model
-            .forward(&x, &mut cx)?
-            .cross_entropy(&t, &CrossEntropy::default())?
-            .backward()?;
-        cx.commit()?;
-        optimizer.step()?;
-        optimizer.zero_grad();
-        Ok(())
-    })?;
-    report("cnn_mnist_b64", &timing, json!({}));
-    Ok(())
+pub fn cases() -> Vec<Case> {
+    vec![case(&[1, 32, 64], 28, 64, Precision::F32)]
+}
+
+/// Training steps on random images of `size` × `size`.
+pub fn case(channels: &[usize], size: usize, batch: usize, precision: Precision) -> Case {
+    let list: Vec<String> = channels.iter().map(usize::to_string).collect();
+    let name = match (channels, size) {
+        ([1, 32, 64], 28) => format!("cnn_mnist_b{batch}"),
+        _ => format!("cnn_{}_{size}px_b{batch}", list.join("_")),
+    };
+    let config = CnnConfig {
+        channels: channels.to_vec(),
+        size: [size; 2],
+        ..Default::default()
+    };
+    Case {
+        name,
+        precision: precision.name(),
+        inner: 1,
+        reps: 20,
+        build: Box::new(move || {
+            let model = Cnn::new(config.clone(), &mut Init::new(0))?;
+            let mut optimizer = Adam::new(&model, 1e-3)?;
+            let x = Tensor::randn([batch, config.channels[0], size, size], DType::F32, 1)?;
+            let t = super::classes(batch, config.classes, 2)?;
+            let mut step = 0;
+            Ok(Work {
+                step: Box::new(move || {
+                    let mut cx = Ctx::train(0, step);
+                    step += 1;
+                    model
+                        .forward(&x, &mut cx)?
+                        .cross_entropy(&t, &CrossEntropy::default())?
+                        .backward()?;
+                    cx.commit()?;
+                    optimizer.step()?;
+                    optimizer.zero_grad();
+                    Ok(())
+                }),
+                operations: None,
+                fields: json!({}),
+            })
+        }),
+    }
 }

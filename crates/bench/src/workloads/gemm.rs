@@ -1,39 +1,55 @@
-//! Matrix products of the shapes that training meets.
+//! Matrix products of the shapes that training meets, and of any other.
 
-use entrenar_base::{DType, Result};
+use entrenar_base::DType;
 use entrenar_core::Tensor;
 use serde_json::json;
 
-use crate::timing::{Effort, report, time};
+use super::{Case, Work};
+use crate::cli::GemmType;
 
-pub fn run() -> Result<()> {
-    let shapes = [
-        (64, 64, 64),
-        (256, 256, 256),
-        (1024, 1024, 1024),
-        (2048, 2048, 2048),
-        (512, 768, 768),
-        (512, 3072, 768),
-    ];
-    for (dtype, name) in [(DType::F32, "float32"), (DType::BF16, "bfloat16")] {
-        for (m, n, k) in shapes {
-            let a = Tensor::randn([m, k], DType::F32, 1)?.to_dtype(dtype)?;
-            let b = Tensor::randn([k, n], DType::F32, 2)?.to_dtype(dtype)?;
-            let operations = 2.0 * (m * n * k) as f64;
-            let inner = ((2e8 / operations) as usize).max(1);
-            let t = time(Effort::reps(10), inner, || {
-                for _ in 0..inner {
-                    std::hint::black_box(a.matmul(&b)?);
-                }
-                Ok(())
-            })?;
-            let gflops = (operations / t.median / 1e8).round() / 10.0;
-            report(
-                &format!("gemm_{name}_{m}x{n}x{k}"),
-                &t,
-                json!({ "gflops": gflops }),
-            );
-        }
+/// Shapes of the table: rows, columns, inner size.
+const SHAPES: [(usize, usize, usize); 6] = [
+    (64, 64, 64),
+    (256, 256, 256),
+    (1024, 1024, 1024),
+    (2048, 2048, 2048),
+    (512, 768, 768),
+    (512, 3072, 768),
+];
+
+pub fn cases() -> Vec<Case> {
+    let of = |dtype| SHAPES.iter().map(move |&shape| case(shape, dtype));
+    of(GemmType::F32).chain(of(GemmType::Bf16)).collect()
+}
+
+/// `[m, k]` times `[k, n]`, repeated to about 0.2 GFLOP a call.
+pub fn case((m, n, k): (usize, usize, usize), dtype: GemmType) -> Case {
+    let (name, precision) = match dtype {
+        GemmType::F32 => ("float32", "f32"),
+        GemmType::Bf16 => ("bfloat16", "bf16"),
+        GemmType::F16 => ("float16", "f16"),
+        GemmType::F64 => ("float64", "f64"),
+    };
+    let operations = 2.0 * m as f64 * n as f64 * k as f64;
+    let inner = ((2e8 / operations) as usize).max(1);
+    Case {
+        name: format!("gemm_{name}_{m}x{n}x{k}"),
+        precision,
+        inner,
+        reps: 10,
+        build: Box::new(move || {
+            let a = Tensor::randn([m, k], DType::F32, 1)?.to_dtype(dtype.dtype())?;
+            let b = Tensor::randn([k, n], DType::F32, 2)?.to_dtype(dtype.dtype())?;
+            Ok(Work {
+                step: Box::new(move || {
+                    for _ in 0..inner {
+                        std::hint::black_box(a.matmul(&b)?);
+                    }
+                    Ok(())
+                }),
+                operations: Some(operations),
+                fields: json!({}),
+            })
+        }),
     }
-    Ok(())
 }
