@@ -19,6 +19,7 @@ pub mod norm;
 pub mod optim;
 pub mod pointwise;
 pub mod pool;
+pub mod product;
 pub mod random;
 pub mod recurrence;
 pub mod reduce;
