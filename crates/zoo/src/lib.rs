@@ -17,13 +17,24 @@
 //! ```
 
 pub mod architecture;
+pub mod build;
+pub mod causal;
 pub mod cnn;
+pub mod decoder;
 pub mod generate;
 pub mod gpt;
+pub mod gpt2;
+mod keys;
 pub mod mlp;
+pub mod pretrained;
 
 pub use architecture::{Architecture, Model};
+pub use build::{Builder, Start};
+pub use causal::{CausalLm, LmInput};
 pub use cnn::{Cnn, CnnConfig};
+pub use decoder::{Decoder, DecoderConfig, KvCache};
 pub use generate::{Sampling, generate};
 pub use gpt::{Gpt, GptConfig};
+pub use gpt2::{Gpt2, Gpt2Config};
 pub use mlp::{Mlp, MlpConfig};
+pub use pretrained::LanguageModel;

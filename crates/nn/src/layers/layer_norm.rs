@@ -75,6 +75,21 @@ impl LayerNorm {
             eps: options.eps,
         })
     }
+
+    /// A norm with these initial values, both of the normalised shape.
+    ///
+    /// # Errors
+    /// When the shapes differ or a dtype is not a float.
+    #[track_caller]
+    pub fn from_tensors(weight: Tensor, bias: Tensor, eps: f64) -> Result<LayerNorm> {
+        super::ends_with("LayerNorm", &bias, weight.shape())?;
+        Ok(LayerNorm {
+            shape: weight.shape().clone(),
+            weight: Some(Parameter::new(weight)?),
+            bias: Some(Parameter::new(bias)?),
+            eps,
+        })
+    }
 }
 
 impl Module for LayerNorm {

@@ -29,8 +29,17 @@ impl RMSNorm {
     /// When the size overflows.
     #[track_caller]
     pub fn new(shape: impl Into<Shape>, eps: f64, init: &Init) -> Result<RMSNorm> {
+        RMSNorm::from_tensor(init.ones(shape)?, eps)
+    }
+
+    /// A norm with this initial weight, which has the normalised shape.
+    ///
+    /// # Errors
+    /// When the dtype is not a float.
+    #[track_caller]
+    pub fn from_tensor(weight: Tensor, eps: f64) -> Result<RMSNorm> {
         Ok(RMSNorm {
-            weight: Parameter::new(init.ones(shape)?)?,
+            weight: Parameter::new(weight)?,
             eps,
         })
     }

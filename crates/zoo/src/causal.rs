@@ -1,0 +1,101 @@
+//! [`CausalLm`]: what training and generation need of a language model, whatever its family.
+
+use entrenar_core::ops::loss::Reduction;
+use entrenar_core::{DType, Error, Result, Tensor};
+use entrenar_nn::{Ctx, Module, Parameter};
+
+use crate::KvCache;
+
+/// What a language model is given besides the tokens.
+#[derive(Default)]
+pub struct LmInput<'a> {
+    /// Position of each column; 0, 1, 2, … after what the cache holds, if absent. Packed
+    /// sequences start again at 0.
+    pub positions: Option<&'a [usize]>,
+    /// Broadcasts to `[batch, heads, time, seen]`: true where a query may see a key. Causality is
+    /// added to it.
+    pub mask: Option<&'a Tensor>,
+    /// Keys and values of earlier positions; this call's are appended.
+    pub cache: Option<&'a mut KvCache>,
+}
+
+/// Tokens `[batch, time]` in, logits `[batch, time, vocabulary]` out, each seeing only earlier
+/// positions and itself.
+pub trait CausalLm: Module {
+    /// The vectors before the output layer, `[batch, time, width]`.
+    ///
+    /// # Errors
+    /// When the tokens are not `[batch, time]` integers below the vocabulary, the positions are
+    /// not one per column, the mask does not broadcast, or the sequence is longer than the model
+    /// can take.
+    fn features(&self, tokens: &Tensor, input: LmInput<'_>, cx: &mut Ctx) -> Result<Tensor>;
+
+    /// The output layer's weight, `[vocabulary, width]`.
+    fn head(&self) -> &Parameter;
+
+    /// Number of layers, which is the number of entries of a [`KvCache`].
+    fn layers(&self) -> usize;
+
+    /// Longest sequence.
+    fn context(&self) -> usize;
+
+    /// The logits of vectors that [`CausalLm::features`] gave.
+    ///
+    /// # Errors
+    /// When the last dimension is not the width.
+    fn logits(&self, features: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
+        cx.scope("lm_head", |_| features.linear(&self.head().tensor(), None))
+    }
+
+    /// The cross-entropy of `targets` `[batch, time]` (at each position the token that follows it;
+    /// -100 is not counted) without holding all logits.
+    ///
+    /// # Errors
+    /// As [`CausalLm::features`], or when a target is neither a token nor -100.
+    fn loss(
+        &self,
+        tokens: &Tensor,
+        targets: &Tensor,
+        reduction: Reduction,
+        input: LmInput<'_>,
+        cx: &mut Ctx,
+    ) -> Result<Tensor> {
+        let x = self.features(tokens, input, cx)?;
+        let targets = targets.to_dtype(DType::I64)?;
+        cx.scope("lm_head", |_| {
+            x.linear_cross_entropy(&self.head().tensor(), &targets, -100, reduction)
+        })
+    }
+}
+
+/// (batch, time) of a call and the position of each column.
+pub(crate) fn columns(
+    name: &str,
+    tokens: &Tensor,
+    input: &LmInput<'_>,
+    context: usize,
+) -> Result<(usize, usize, Vec<usize>)> {
+    let &[batch, time] = tokens.dims() else {
+        return Err(Error::shape(name, "tokens [batch, time]", tokens.shape()));
+    };
+    let before = input.cache.as_ref().map_or(0, |c| c.len());
+    let positions = match input.positions {
+        Some(given) if given.len() == time => given.to_vec(),
+        Some(given) => {
+            return Err(Error::argument(
+                name,
+                format!("{time} positions"),
+                given.len(),
+            ));
+        }
+        None => (before..before + time).collect(),
+    };
+    match positions.iter().max() {
+        Some(&last) if last >= context => Err(Error::argument(
+            name,
+            format!("positions below the context of {context}"),
+            format!("position {last}"),
+        )),
+        _ => Ok((batch, time, positions)),
+    }
+}

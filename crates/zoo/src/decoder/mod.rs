@@ -1,0 +1,351 @@
+//! [`Decoder`]: the language models of the Llama family (Llama, Mistral, Qwen 2, Qwen 3).
+//!
+//! Pre-norm blocks of grouped-query attention with rotary positions and a SwiGLU feed-forward
+//! part (Touvron et al., "LLaMA", 2023; Jiang et al., "Mistral 7B", 2023; Yang et al., "Qwen2",
+//! 2024, "Qwen3", 2025). Field names are the parameter names of the published checkpoints, so
+//! that weights need no renaming. Neighbours: `config` reads `config.json`, `rope` the angles,
+//! `cache` the keys and values of generation; [`crate::pretrained`] opens directories.
+
+mod cache;
+mod config;
+pub mod rope;
+
+use entrenar_core::ops::attention::AttentionOptions;
+use entrenar_core::{Error, Result, Tensor};
+use entrenar_nn::{Ctx, Embedding, Linear, Module, Parameter, RMSNorm};
+
+use crate::build::Builder;
+use crate::causal::{CausalLm, LmInput, columns};
+pub use cache::KvCache;
+pub(crate) use cache::LayerCache;
+pub use config::{DecoderConfig, Family};
+
+/// Queries, keys and values of every layer share these.
+struct Shared<'a> {
+    cos: Tensor,
+    sin: Tensor,
+    /// The user's mask.
+    mask: Option<&'a Tensor>,
+    /// Positions before this call.
+    before: usize,
+}
+
+/// Grouped-query attention with rotary positions.
+#[derive(Module)]
+pub struct Attention {
+    /// `[heads · size, hidden]`.
+    pub q_proj: Linear,
+    /// `[kv heads · size, hidden]`.
+    pub k_proj: Linear,
+    /// `[kv heads · size, hidden]`.
+    pub v_proj: Linear,
+    /// `[hidden, heads · size]`.
+    pub o_proj: Linear,
+    /// Over each head's query (Qwen 3).
+    pub q_norm: Option<RMSNorm>,
+    /// Over each head's key (Qwen 3).
+    pub k_norm: Option<RMSNorm>,
+    heads: usize,
+    groups: usize,
+    size: usize,
+    #[module(skip)]
+    window: Option<usize>,
+}
+
+/// SwiGLU: down(silu(gate(x)) · up(x)).
+#[derive(Module)]
+pub struct FeedForward {
+    /// `[intermediate, hidden]`.
+    pub gate_proj: Linear,
+    /// `[intermediate, hidden]`.
+    pub up_proj: Linear,
+    /// `[hidden, intermediate]`.
+    pub down_proj: Linear,
+}
+
+/// One block.
+#[derive(Module)]
+pub struct DecoderLayer {
+    /// Before attention.
+    pub input_layernorm: RMSNorm,
+    /// Attention.
+    pub self_attn: Attention,
+    /// Before the feed-forward part.
+    pub post_attention_layernorm: RMSNorm,
+    /// The feed-forward part.
+    pub mlp: FeedForward,
+}
+
+/// Everything before the output layer.
+#[derive(Module)]
+pub struct DecoderModel {
+    /// Token embedding.
+    pub embed_tokens: Embedding,
+    /// The blocks.
+    pub layers: Vec<DecoderLayer>,
+    /// The last norm.
+    pub norm: RMSNorm,
+}
+
+/// A language model: tokens `[batch, time]` in, logits `[batch, time, vocabulary]` out.
+///
+/// ```
+/// use entrenar_zoo::{Builder, Decoder, DecoderConfig};
+/// use entrenar_nn::{Ctx, Init, Module};
+/// use entrenar_core::Tensor;
+/// let config = DecoderConfig {
+///     vocab_size: 5, hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1,
+///     num_attention_heads: 2, num_key_value_heads: 1, head_dim: 4, windows: vec![None],
+///     ..Default::default()
+/// };
+/// let model = Decoder::new(config, &mut Builder::random(Init::new(0)))?;
+/// let tokens = Tensor::from_vec(vec![0i64, 3, 1], [1, 3])?;
+/// assert_eq!(model.forward(&tokens, &mut Ctx::eval())?.dims(), [1, 3, 5]);
+/// # Ok::<(), entrenar_core::Error>(())
+/// ```
+#[derive(Module)]
+pub struct Decoder {
+    /// Everything before the output layer.
+    pub model: DecoderModel,
+    /// The output layer; its weight is `embed_tokens`' when tied.
+    pub lm_head: Linear,
+    #[module(skip)]
+    config: DecoderConfig,
+    #[module(skip)]
+    frequencies: Vec<f32>,
+}
+
+impl Attention {
+    fn new(c: &DecoderConfig, layer: usize, b: &mut Builder) -> Result<Attention> {
+        let (hidden, size, std) = (c.hidden_size, c.head_dim, c.initializer_range);
+        let (wide, narrow) = (c.num_attention_heads * size, c.num_key_value_heads * size);
+        let bias = c.attention_bias;
+        // Qwen 2 has biases on queries, keys and values only.
+        let output_bias = bias && c.family != Family::Qwen2;
+        let norms = c.family == Family::Qwen3;
+        let norm = |b: &mut Builder, name: &str| {
+            norms
+                .then(|| b.rms_norm(name, size, c.rms_norm_eps))
+                .transpose()
+        };
+        Ok(Attention {
+            q_proj: b.linear("q_proj", (hidden, wide), bias, std)?,
+            k_proj: b.linear("k_proj", (hidden, narrow), bias, std)?,
+            v_proj: b.linear("v_proj", (hidden, narrow), bias, std)?,
+            o_proj: b.linear("o_proj", (wide, hidden), output_bias, std)?,
+            q_norm: norm(b, "q_norm")?,
+            k_norm: norm(b, "k_norm")?,
+            heads: c.num_attention_heads,
+            groups: c.num_key_value_heads,
+            size,
+            window: c.windows[layer],
+        })
+    }
+
+    /// `x` `[batch, time, hidden]`.
+    fn forward(
+        &self,
+        x: &Tensor,
+        shared: &Shared<'_>,
+        cache: Option<&mut LayerCache>,
+        cx: &mut Ctx,
+    ) -> Result<Tensor> {
+        let (batch, time) = (x.dims()[0], x.dims()[1]);
+        let mut part = |name: &str, layer: &Linear, norm: &Option<RMSNorm>, heads: usize| {
+            let y = cx.call(name, layer, x)?;
+            let y = y.reshape([batch, time, heads, self.size])?;
+            let y = match norm {
+                Some(norm) => cx.call(&format!("{}_norm", &name[..1]), norm, &y)?,
+                None => y,
+            };
+            y.transpose(1, 2) // [batch, heads, time, size]
+        };
+        let q = part("q_proj", &self.q_proj, &self.q_norm, self.heads)?;
+        let k = part("k_proj", &self.k_proj, &self.k_norm, self.groups)?;
+        let v = part("v_proj", &self.v_proj, &None, self.groups)?;
+        let q = q.rotary(&shared.cos, &shared.sin, false)?;
+        let k = k.rotary(&shared.cos, &shared.sin, false)?;
+        let (k, v) = match cache {
+            Some(cache) => cache.append(&k, &v)?,
+            None => (k, v),
+        };
+        let seen = k.dims()[2];
+        // The kernel's own causality is enough unless queries begin after the keys do.
+        let aligned = shared.before == 0;
+        let narrow = self.window.filter(|w| *w < seen);
+        let mut mask = shared.mask.cloned();
+        if narrow.is_some() || !(aligned || time == 1) {
+            let band = band(time, seen, shared.before, narrow)?;
+            mask = Some(match mask {
+                Some(mask) => mask.logical_and(&band)?,
+                None => band,
+            });
+        }
+        let options = AttentionOptions {
+            mask,
+            causal: aligned && time > 1,
+            ..Default::default()
+        };
+        let y = q.scaled_dot_product_attention(&k, &v, &options)?;
+        let y = y
+            .transpose(1, 2)?
+            .reshape([batch, time, self.heads * self.size])?;
+        cx.call("o_proj", &self.o_proj, &y)
+    }
+}
+
+/// `[time, seen]`: true where the query at `before + i` sees key `j` through its window.
+pub(crate) fn band(
+    time: usize,
+    seen: usize,
+    before: usize,
+    window: Option<usize>,
+) -> Result<Tensor> {
+    let sees = |i: usize, j: usize| {
+        let at = before + i;
+        j <= at && window.is_none_or(|w| j + w > at)
+    };
+    let values: Vec<bool> = (0..time * seen).map(|e| sees(e / seen, e % seen)).collect();
+    Tensor::from_vec(values, [time, seen])
+}
+
+impl Module for FeedForward {
+    fn forward(&self, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
+        let gate = cx.call("gate_proj", &self.gate_proj, x)?.silu()?;
+        let up = cx.call("up_proj", &self.up_proj, x)?;
+        cx.call("down_proj", &self.down_proj, &gate.mul(&up)?)
+    }
+}
+
+impl DecoderLayer {
+    fn new(c: &DecoderConfig, layer: usize, b: &mut Builder) -> Result<DecoderLayer> {
+        let (hidden, inner, std) = (c.hidden_size, c.intermediate_size, c.initializer_range);
+        Ok(DecoderLayer {
+            input_layernorm: b.rms_norm("input_layernorm", hidden, c.rms_norm_eps)?,
+            self_attn: b.scope("self_attn", |b| Attention::new(c, layer, b))?,
+            post_attention_layernorm: b.rms_norm(
+                "post_attention_layernorm",
+                hidden,
+                c.rms_norm_eps,
+            )?,
+            mlp: b.scope("mlp", |b| {
+                Ok::<_, Error>(FeedForward {
+                    gate_proj: b.linear("gate_proj", (hidden, inner), c.mlp_bias, std)?,
+                    up_proj: b.linear("up_proj", (hidden, inner), c.mlp_bias, std)?,
+                    down_proj: b.linear("down_proj", (inner, hidden), c.mlp_bias, std)?,
+                })
+            })?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        shared: &Shared<'_>,
+        cache: Option<&mut LayerCache>,
+        cx: &mut Ctx,
+    ) -> Result<Tensor> {
+        let h = cx.call("input_layernorm", &self.input_layernorm, x)?;
+        let h = cx.scope("self_attn", |cx| {
+            self.self_attn.forward(&h, shared, cache, cx)
+        })?;
+        let x = x.add(&h)?;
+        let h = cx.call(
+            "post_attention_layernorm",
+            &self.post_attention_layernorm,
+            &x,
+        )?;
+        x.add(&cx.call("mlp", &self.mlp, &h)?)
+    }
+}
+
+impl Decoder {
+    /// A model whose parameters `builder` makes under the published names.
+    ///
+    /// # Errors
+    /// When the sizes do not fit one another, or a size overflows.
+    pub fn new(config: DecoderConfig, builder: &mut Builder) -> Result<Decoder> {
+        config.check()?;
+        let (c, b) = (&config, builder);
+        let model = b.scope("model", |b| {
+            Ok::<_, Error>(DecoderModel {
+                embed_tokens: b.embedding(
+                    "embed_tokens",
+                    c.vocab_size,
+                    c.hidden_size,
+                    c.initializer_range,
+                )?,
+                layers: b.scope("layers", |b| {
+                    (0..c.num_hidden_layers)
+                        .map(|i| b.scope(i.to_string(), |b| DecoderLayer::new(c, i, b)))
+                        .collect::<Result<_>>()
+                })?,
+                norm: b.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
+            })
+        })?;
+        let lm_head = if c.tie_word_embeddings {
+            Linear {
+                weight: model.embed_tokens.weight.clone(),
+                bias: None,
+            }
+        } else {
+            let sizes = (c.hidden_size, c.vocab_size);
+            b.linear("lm_head", sizes, false, c.initializer_range)?
+        };
+        Ok(Decoder {
+            model,
+            lm_head,
+            frequencies: c.rope_scaling.frequencies(c.rope_theta, c.head_dim),
+            config,
+        })
+    }
+
+    /// What it was built from.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+}
+
+impl CausalLm for Decoder {
+    fn features(&self, tokens: &Tensor, input: LmInput<'_>, cx: &mut Ctx) -> Result<Tensor> {
+        let before = input.cache.as_ref().map_or(0, |c| c.len());
+        let (_, _, positions) = columns("decoder", tokens, &input, usize::MAX)?;
+        let (cos, sin) = rope::angles(&self.frequencies, &positions)?;
+        let shared = Shared {
+            cos,
+            sin,
+            mask: input.mask,
+            before,
+        };
+        let mut cache = input.cache;
+        cx.scope("model", |cx| {
+            let mut x = cx.call("embed_tokens", &self.model.embed_tokens, tokens)?;
+            for (i, layer) in self.model.layers.iter().enumerate() {
+                let rows = cache.as_deref_mut().map(|c| c.layer(i)).transpose()?;
+                x = cx.scope("layers", |cx| {
+                    cx.scope(&i.to_string(), |cx| layer.forward(&x, &shared, rows, cx))
+                })?;
+            }
+            cx.call("norm", &self.model.norm, &x)
+        })
+    }
+
+    fn head(&self) -> &Parameter {
+        &self.lm_head.weight
+    }
+
+    fn layers(&self) -> usize {
+        self.model.layers.len()
+    }
+
+    fn context(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+}
+
+impl Module for Decoder {
+    fn forward(&self, tokens: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
+        let x = self.features(tokens, LmInput::default(), cx)?;
+        self.logits(&x, cx)
+    }
+}

@@ -1,0 +1,203 @@
+//! Model directories as the Hugging Face hub lays them out: `config.json` beside weights.
+//!
+//! Weights are mapped from their files and used where they lie unless another dtype is asked for.
+//! A directory is written beside its place and renamed, so that it is whole or absent.
+
+use std::path::{Path, PathBuf};
+
+use entrenar_core::{Array, DType, Error, Result, Tensor};
+use entrenar_io::Weights;
+use entrenar_nn::{Ctx, Init, Module, Parameters, Visitor};
+use serde_json::{Map, Value};
+
+use crate::build::Builder;
+use crate::causal::{CausalLm, LmInput};
+use crate::{Decoder, DecoderConfig, Gpt2, Gpt2Config};
+
+/// A language model of any family that a directory may hold.
+#[non_exhaustive]
+pub enum LanguageModel {
+    /// Llama, Mistral, Qwen 2, Qwen 3.
+    Decoder(Decoder),
+    /// GPT-2.
+    Gpt2(Gpt2),
+}
+
+impl LanguageModel {
+    /// The model that a `config.json` describes, with parameters from `builder`.
+    ///
+    /// # Errors
+    /// When the model's type is not known or the config is wrong.
+    pub fn new(config: &Map<String, Value>, builder: &mut Builder) -> Result<LanguageModel> {
+        match config.get("model_type").and_then(Value::as_str) {
+            Some("gpt2") => Ok(LanguageModel::Gpt2(Gpt2::new(
+                Gpt2Config::from_json(config)?,
+                builder,
+            )?)),
+            Some("llama" | "mistral" | "qwen2" | "qwen3") => Ok(LanguageModel::Decoder(
+                Decoder::new(DecoderConfig::from_json(config)?, builder)?,
+            )),
+            other => Err(Error::config(format!(
+                "config.json: `model_type`: expected gpt2, llama, mistral, qwen2 or qwen3, got {}",
+                other.map_or("nothing".into(), |o| format!("`{o}`"))
+            ))),
+        }
+    }
+
+    /// A fresh model of this config.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::new`].
+    pub fn random(config: &Map<String, Value>, init: Init) -> Result<LanguageModel> {
+        LanguageModel::new(config, &mut Builder::random(init))
+    }
+
+    /// The model in a directory. Floats are cast to `dtype`; without one they stay as they are,
+    /// mapped from the file.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or the weights do not fit the config; the message names
+    /// every tensor that does not.
+    pub fn open(directory: impl AsRef<Path>, dtype: Option<DType>) -> Result<LanguageModel> {
+        let directory = directory.as_ref();
+        let config = read_config(directory)?;
+        let named = |e: Error| e.context(directory.display());
+        let mut arrays = Weights::open(directory)?.tensors()?;
+        if config.get("model_type").and_then(Value::as_str) == Some("gpt2") {
+            prefix(&mut arrays, "transformer.");
+        }
+        let mut builder = Builder::given(arrays, dtype);
+        let model = LanguageModel::new(&config, &mut builder).map_err(named)?;
+        let tied = model.tied();
+        builder
+            .finish(|name| {
+                let buffer = ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"];
+                buffer.iter().any(|b| name.ends_with(b)) || (tied && name == "lm_head.weight")
+            })
+            .map_err(named)?;
+        Ok(model)
+    }
+
+    /// Whether the output layer is the token embedding.
+    pub fn tied(&self) -> bool {
+        match self {
+            LanguageModel::Decoder(m) => m.config().tie_word_embeddings,
+            LanguageModel::Gpt2(_) => true,
+        }
+    }
+
+    /// The object of its `config.json`.
+    pub fn config(&self) -> Map<String, Value> {
+        match self {
+            LanguageModel::Decoder(m) => m.config().to_json(),
+            LanguageModel::Gpt2(m) => m.config().to_json(),
+        }
+    }
+
+    /// The model as what training and generation need.
+    pub fn as_causal(&self) -> &dyn CausalLm {
+        match self {
+            LanguageModel::Decoder(m) => m,
+            LanguageModel::Gpt2(m) => m,
+        }
+    }
+
+    /// Writes `config.json` and `model.safetensors`, the parameters as they are.
+    ///
+    /// # Errors
+    /// When the directory exists and is not empty, or a file cannot be written; nothing is left
+    /// behind then.
+    pub fn save(&self, directory: impl AsRef<Path>) -> Result<()> {
+        let directory = directory.as_ref();
+        let (mut config, state) = (self.config(), self.state());
+        let dtype = state.first().map_or(DType::F32, |(_, a)| a.dtype());
+        let torch = match dtype {
+            DType::F16 => "float16",
+            DType::BF16 => "bfloat16",
+            DType::F64 => "float64",
+            _ => "float32",
+        };
+        config.insert("dtype".into(), torch.into());
+        config.insert("torch_dtype".into(), torch.into());
+        write_directory(directory, &config, &state)
+    }
+}
+
+/// Adds the prefix to names that lack it (the first GPT-2 checkpoints).
+fn prefix(arrays: &mut [(String, Array)], prefix: &str) {
+    for (name, _) in arrays {
+        if !name.starts_with(prefix) && !name.starts_with("lm_head.") {
+            name.insert_str(0, prefix);
+        }
+    }
+}
+
+/// The object of `directory/config.json`.
+///
+/// # Errors
+/// When the file is missing or no JSON object.
+pub fn read_config(directory: &Path) -> Result<Map<String, Value>> {
+    let path = directory.join("config.json");
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
+    match serde_json::from_str(&text) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(Error::format(&path, "expected a JSON object")),
+        Err(e) => Err(Error::format(&path, format!("no JSON: {e}"))),
+    }
+}
+
+fn write_directory(
+    directory: &Path,
+    config: &Map<String, Value>,
+    state: &[(String, Array)],
+) -> Result<()> {
+    let occupied = std::fs::read_dir(directory).is_ok_and(|mut d| d.next().is_some());
+    if occupied || directory.is_file() {
+        return Err(Error::other(format!(
+            "{}: expected a new or empty directory; it holds something already",
+            directory.display()
+        )));
+    }
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    let beside = directory.with_file_name(format!(".{name}.partial-{}", std::process::id()));
+    let write = || -> Result<()> {
+        let io = |what: &'static str, path: &Path| {
+            let path = path.to_path_buf();
+            move |e| Error::io(path, what, e)
+        };
+        std::fs::create_dir_all(&beside).map_err(io("create", &beside))?;
+        let text = serde_json::to_string_pretty(config)
+            .map_err(|e| Error::other(format!("config.json: {e}")))?;
+        let path: PathBuf = beside.join("config.json");
+        std::fs::write(&path, text + "\n").map_err(io("write", &path))?;
+        let metadata = [("format".to_string(), "pt".to_string())].into();
+        entrenar_io::write_safetensors(beside.join("model.safetensors"), state, &metadata)?;
+        if directory.is_dir() {
+            std::fs::remove_dir(directory).map_err(io("replace", directory))?;
+        }
+        std::fs::rename(&beside, directory).map_err(io("write", directory))
+    };
+    let result = write();
+    if result.is_err() {
+        // The error that stopped the writing is the one to report.
+        let _ = std::fs::remove_dir_all(&beside);
+    }
+    result
+}
+
+impl Parameters for LanguageModel {
+    fn visit(&self, visitor: &mut Visitor<'_>) {
+        match self {
+            LanguageModel::Decoder(m) => m.visit(visitor),
+            LanguageModel::Gpt2(m) => m.visit(visitor),
+        }
+    }
+}
+
+impl Module for LanguageModel {
+    fn forward(&self, tokens: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
+        let model = self.as_causal();
+        let x = model.features(tokens, LmInput::default(), cx)?;
+        model.logits(&x, cx)
+    }
+}

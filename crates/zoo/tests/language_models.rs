@@ -1,0 +1,267 @@
+//! Tiny models of each family against what transformers computes for them
+//! (`oracles/language_models.py`): logits, loss, every gradient, three steps of AdamW; and with a
+//! cache the same logits as without.
+
+use std::path::PathBuf;
+
+use entrenar_core::ops::loss::Reduction;
+use entrenar_core::{Array, DType, Tensor};
+use entrenar_io::SafeTensors;
+use entrenar_nn::optim::{AdamW, Optimizer};
+use entrenar_nn::{Ctx, Parameters};
+use entrenar_zoo::{KvCache, LanguageModel, LmInput};
+
+const NAMES: [&str; 7] = [
+    "llama",
+    "llama3-tied",
+    "llama-linear",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gpt2",
+];
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/language_models/{name}"))
+}
+
+fn golden(name: &str) -> SafeTensors {
+    SafeTensors::open(folder(name).join("golden.safetensors")).unwrap()
+}
+
+/// The largest difference over the largest value.
+fn distance(a: &Array, b: &Array) -> f64 {
+    assert_eq!(a.shape(), b.shape());
+    let (a, b) = (a.to_f64_vec(), b.to_f64_vec());
+    let scale = b.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
+    let far = |m: f64, (x, y): (&f64, &f64)| m.max((x - y).abs() / scale);
+    a.iter().zip(&b).fold(0.0, far)
+}
+
+#[test]
+fn logits_gradients_and_steps_are_those_of_transformers() {
+    for name in NAMES {
+        let model = LanguageModel::open(folder(name), None).unwrap();
+        let golden = golden(name);
+        let get = |key: &str| golden.tensor(key).unwrap();
+        let (tokens, targets) = (Tensor::from(get("tokens")), Tensor::from(get("targets")));
+        let logits = {
+            let cx = &mut Ctx::eval();
+            let x = model
+                .as_causal()
+                .features(&tokens, LmInput::default(), cx)
+                .unwrap();
+            model.as_causal().logits(&x, cx).unwrap()
+        };
+        let off = distance(logits.array(), &get("logits"));
+        assert!(off < 2e-6, "{name}: logits differ by {off}");
+
+        let parameters = model.named_parameters();
+        let mut optimizer = AdamW::builder()
+            .learning_rate(1e-2)
+            .weight_decay(0.1)
+            .build(&parameters)
+            .unwrap();
+        for (step, want) in get("losses").to_f64_vec().into_iter().enumerate() {
+            model.zero_grad();
+            let loss = model
+                .as_causal()
+                .loss(
+                    &tokens,
+                    &targets,
+                    Reduction::Mean,
+                    LmInput::default(),
+                    &mut Ctx::train(0, step as u64),
+                )
+                .unwrap();
+            let got = f64::from(loss.item::<f32>().unwrap());
+            assert!(
+                (got / want - 1.0).abs() < 1e-5,
+                "{name}: loss {got}, not {want}"
+            );
+            loss.backward().unwrap();
+            if step == 0 {
+                for (key, p) in &parameters {
+                    let off = distance(p.grad().unwrap().array(), &get(&format!("gradient.{key}")));
+                    assert!(off < 1e-5, "{name}: the gradient of {key} differs by {off}");
+                }
+            }
+            optimizer.step().unwrap();
+        }
+        for (key, p) in &parameters {
+            let (mut got, mut want) = (p.array(), get(&format!("after.{key}")));
+            if key.ends_with("c_attn.bias") {
+                // Softmax does not see what is added to every key: the true gradient of the keys'
+                // bias is 0, and Adam takes its step in the direction of the rounding error.
+                let other = |a: &Array| {
+                    let (q, v) = (
+                        a.slice(0, 0, 16, 1).unwrap(),
+                        a.slice(0, 32, 48, 1).unwrap(),
+                    );
+                    entrenar_cpu::copy::concat(&[&q, &v], 0).unwrap()
+                };
+                (got, want) = (other(&got), other(&want));
+            }
+            let off = distance(&got, &want);
+            assert!(
+                off < 1e-4,
+                "{name}: {key} differs by {off} after three steps"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_cache_changes_nothing() {
+    for name in NAMES {
+        let model = LanguageModel::open(folder(name), None).unwrap();
+        let golden = golden(name);
+        let tokens = Tensor::from(golden.tensor("tokens").unwrap());
+        let mut cache = KvCache::new(model.as_causal().layers());
+        let mut parts = Vec::new();
+        for (start, count) in [(0, 4), (4, 1), (5, 1), (6, 3), (9, 2)] {
+            let input = LmInput {
+                cache: Some(&mut cache),
+                ..Default::default()
+            };
+            let part = tokens.narrow(1, start, count).unwrap();
+            let cx = &mut Ctx::eval();
+            let x = model.as_causal().features(&part, input, cx).unwrap();
+            parts.push(model.as_causal().logits(&x, cx).unwrap());
+        }
+        assert_eq!(cache.len(), 11);
+        let all = Tensor::concat(&parts.iter().collect::<Vec<_>>(), 1).unwrap();
+        let off = distance(all.array(), &golden.tensor("logits").unwrap());
+        assert!(off < 2e-6, "{name}: logits differ by {off}");
+    }
+}
+
+#[test]
+fn packed_sequences_do_not_see_one_another() {
+    for name in NAMES {
+        let model = LanguageModel::open(folder(name), None).unwrap();
+        let tokens = Tensor::from(golden(name).tensor("tokens").unwrap());
+        let logits = |t: &Tensor, input: LmInput<'_>| {
+            let cx = &mut Ctx::eval();
+            let x = model.as_causal().features(t, input, cx).unwrap();
+            model.as_causal().logits(&x, cx).unwrap()
+        };
+        // Columns 0..7 are one sequence, 7..11 another.
+        let positions: Vec<usize> = (0..7).chain(0..4).collect();
+        let same = |e: usize| (e / 11 < 7) == (e % 11 < 7);
+        let mask = Tensor::from_vec((0..121).map(same).collect(), [11, 11]).unwrap();
+        let packed = logits(
+            &tokens,
+            LmInput {
+                positions: Some(&positions),
+                mask: Some(&mask),
+                cache: None,
+            },
+        );
+        for (start, count) in [(0, 7), (7, 4)] {
+            let alone = logits(&tokens.narrow(1, start, count).unwrap(), LmInput::default());
+            let part = packed.narrow(1, start, count).unwrap();
+            let off = distance(part.array(), alone.array());
+            assert!(off < 2e-6, "{name}: logits differ by {off}");
+        }
+    }
+}
+
+#[test]
+fn a_saved_model_is_the_same_model() {
+    for name in NAMES {
+        let model = LanguageModel::open(folder(name), None).unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let copy = place.path().join("copy");
+        model.save(&copy).unwrap();
+        let back = LanguageModel::open(&copy, None).unwrap();
+        for ((a, x), (b, y)) in model.state().iter().zip(&back.state()) {
+            assert_eq!(a, b);
+            assert_eq!(x.to_f64_vec(), y.to_f64_vec(), "{a}");
+        }
+        assert!(model.save(&copy).is_err(), "nothing is overwritten");
+        let half = LanguageModel::open(&copy, Some(DType::BF16)).unwrap();
+        assert!(half.state().iter().all(|(_, a)| a.dtype() == DType::BF16));
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    let copy = |name: &str, change: &dyn Fn(&str) -> String| {
+        let config = std::fs::read_to_string(folder("llama").join("config.json")).unwrap();
+        let to = place.path().join(name);
+        std::fs::create_dir(&to).unwrap();
+        std::fs::write(to.join("config.json"), change(&config)).unwrap();
+        std::fs::copy(
+            folder("llama").join("model.safetensors"),
+            to.join("model.safetensors"),
+        )
+        .unwrap();
+        match LanguageModel::open(&to, None) {
+            Ok(_) => panic!("{name} was accepted"),
+            Err(e) => e.to_string(),
+        }
+    };
+    let replace = |a: &'static str, b: &'static str| move |t: &str| t.replace(a, b);
+    for (name, from, to, part) in [
+        (
+            "vocabulary",
+            "\"vocab_size\": 29",
+            "\"vocab_size\": 30",
+            "model.embed_tokens.weight: expected [30, 16] of floats, got [29, 16]",
+        ),
+        (
+            "layers",
+            "\"num_hidden_layers\": 2",
+            "\"num_hidden_layers\": 1",
+            "model.layers.1.input_layernorm.weight: unexpected",
+        ),
+        (
+            "more layers",
+            "\"num_hidden_layers\": 2",
+            "\"num_hidden_layers\": 3",
+            "model.layers.2.input_layernorm.weight: missing",
+        ),
+        (
+            "type",
+            "\"llama\"",
+            "\"falcon\"",
+            "expected gpt2, llama, mistral, qwen2 or qwen3, got `falcon`",
+        ),
+        (
+            "rope",
+            "\"default\"",
+            "\"yarn\"",
+            "`rope_parameters.rope_type`: expected default, linear or llama3, got \"yarn\"",
+        ),
+        (
+            "act",
+            "\"silu\"",
+            "\"relu\"",
+            "`hidden_act`: expected silu or swish, got \"relu\"",
+        ),
+        (
+            "negative",
+            "\"hidden_size\": 16",
+            "\"hidden_size\": -16",
+            "`hidden_size`: expected a whole number of at least 1, got -16",
+        ),
+        (
+            "huge",
+            "\"hidden_size\": 16",
+            "\"hidden_size\": 16000000000",
+            "expected",
+        ),
+        (
+            "groups",
+            "\"num_key_value_heads\": 2",
+            "\"num_key_value_heads\": 3",
+            "a divisor of num_attention_heads 4, got 3",
+        ),
+        ("json", "{", "[", "config.json"),
+    ] {
+        let message = copy(name, &replace(from, to));
+        assert!(message.contains(part), "{name}: {message}");
+    }
+}
