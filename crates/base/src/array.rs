@@ -54,9 +54,10 @@ impl Array {
                 format!("{} values", values.len()),
             ));
         }
-        Ok(Self::build(shape, |out: &mut [T]| {
-            out.copy_from_slice(values)
-        }))
+        Self::try_build(shape, |out: &mut [T]| {
+            out.copy_from_slice(values);
+            Ok(())
+        })
     }
 
     /// Copies little-endian bytes.
@@ -66,7 +67,7 @@ impl Array {
     #[track_caller]
     pub fn from_bytes(bytes: &[u8], dtype: DType, shape: impl Into<Shape>) -> Result<Array> {
         let shape = shape.into();
-        let want = shape.checked_numel()? * dtype.size();
+        let want = shape.checked_numel_for("from_bytes")? * dtype.size();
         if bytes.len() != want {
             return Err(Error::shape(
                 "from_bytes",
@@ -83,14 +84,11 @@ impl Array {
                 format!("{} at element {at}", bytes[at]),
             ));
         }
-        let mut storage = Storage::allocate(want);
+        let mut storage = Storage::allocate(want)?;
         // SAFETY: both ranges are `want` bytes long and a fresh storage overlaps nothing.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), storage.as_mut_ptr(), want) };
-        Ok(Self::from_storage(
-            Arc::new(storage),
-            dtype,
-            Layout::contiguous(shape),
-        ))
+        // SAFETY: bool bytes were checked above.
+        Ok(unsafe { Self::from_storage(storage, dtype, shape) })
     }
 
     /// A scalar (rank 0).
@@ -99,16 +97,40 @@ impl Array {
     }
 
     /// Filled with one value.
+    ///
+    /// # Panics
+    /// As [`Array::build`].
+    #[track_caller]
     pub fn full<T: Element>(shape: impl Into<Shape>, value: T) -> Array {
         Self::build(shape, |out: &mut [T]| out.fill(value))
     }
 
     /// Filled with `value` converted to `dtype`.
+    ///
+    /// # Panics
+    /// As [`Array::build`]; [`Array::try_full_as`] returns an error instead.
+    #[track_caller]
     pub fn full_as(shape: impl Into<Shape>, value: f64, dtype: DType) -> Array {
         dispatch!(dtype, T => Self::full(shape, T::from_f64(value)))
     }
 
+    /// Filled with `value` converted to `dtype`, for sizes that come from outside.
+    ///
+    /// # Errors
+    /// When the size overflows or there is no memory for it.
+    #[track_caller]
+    pub fn try_full_as(shape: impl Into<Shape>, value: f64, dtype: DType) -> Result<Array> {
+        dispatch!(dtype, T => Self::try_build(shape, |out: &mut [T]| {
+            out.fill(T::from_f64(value));
+            Ok(())
+        }))
+    }
+
     /// Filled with zeros.
+    ///
+    /// # Panics
+    /// As [`Array::build`].
+    #[track_caller]
     pub fn zeros(shape: impl Into<Shape>, dtype: DType) -> Array {
         Self::full_as(shape, 0.0, dtype)
     }
@@ -118,21 +140,24 @@ impl Array {
     /// The slice arrives with arbitrary content (zeros for bool); `fill` must write all of it.
     ///
     /// # Panics
-    /// When the size of `shape` overflows memory: check shapes that come from outside with
-    /// [`Shape::checked_numel`] first.
+    /// At the caller's line when the size of `shape` overflows or there is no memory for it; use
+    /// [`Array::try_build`] for sizes that come from outside.
     #[track_caller]
     pub fn build<T: Element>(shape: impl Into<Shape>, fill: impl FnOnce(&mut [T])) -> Array {
-        Self::try_build(shape, |out| {
+        let built = Self::try_build(shape, |out| {
             fill(out);
             Ok(())
-        })
-        .unwrap_or_else(|e| panic!("{e}"))
+        });
+        match built {
+            Ok(array) => array,
+            Err(e) => panic!("{e}"),
+        }
     }
 
     /// Like [`Array::build`] with a fallible filler.
     ///
     /// # Errors
-    /// When the size overflows, or whatever `fill` returns.
+    /// When the size overflows, there is no memory for it, or whatever `fill` returns.
     #[track_caller]
     pub fn try_build<T: Element>(
         shape: impl Into<Shape>,
@@ -140,7 +165,7 @@ impl Array {
     ) -> Result<Array> {
         let shape = shape.into();
         let n = shape.checked_numel()?;
-        let mut storage = Storage::allocate(n * size_of::<T>());
+        let mut storage = Storage::allocate(n * size_of::<T>())?;
         let ptr = storage.as_mut_ptr();
         if T::DTYPE == DType::Bool {
             // SAFETY: the storage holds `n` bytes.
@@ -149,27 +174,26 @@ impl Array {
         // SAFETY: `n * size_of::<T>()` bytes, aligned to 64, exclusively owned and initialised
         // (the allocator's contract); every bit pattern is a valid T, or was zeroed for bool.
         fill(unsafe { std::slice::from_raw_parts_mut(ptr.cast::<T>(), n) })?;
-        Ok(Self::from_storage(
-            Arc::new(storage),
-            T::DTYPE,
-            Layout::contiguous(shape),
-        ))
+        // SAFETY: a slice of `bool` was filled where the dtype is bool.
+        Ok(unsafe { Self::from_storage(storage, T::DTYPE, shape) })
     }
 
-    /// Assembles an array from its parts.
+    /// A contiguous array over the whole of a storage.
     ///
     /// # Panics
-    /// When the layout reaches outside the storage.
-    pub fn from_storage(storage: Arc<Storage>, dtype: DType, layout: Layout) -> Array {
-        let len = storage.bytes() / dtype.size();
-        if let Some((low, high)) = layout.bounds() {
-            assert!(
-                low >= 0 && (high as usize) < len,
-                "layout {layout:?} leaves {len} elements"
-            );
-        }
+    /// When the storage is too short, or not aligned for the dtype.
+    ///
+    /// # Safety
+    /// For [`DType::Bool`] every byte of the storage is 0 or 1.
+    pub(crate) unsafe fn from_storage(storage: Storage, dtype: DType, shape: Shape) -> Array {
+        let layout = Layout::contiguous(shape);
+        assert!(
+            layout.fits(storage.bytes() / dtype.size())
+                && (storage.as_ptr() as usize).is_multiple_of(dtype.size()),
+            "{layout:?} of {dtype} needs another storage than {storage:?}"
+        );
         Array {
-            storage,
+            storage: Arc::new(storage),
             layout,
             dtype,
         }
@@ -228,9 +252,9 @@ impl Array {
     fn data<T: Element>(&self) -> &[T] {
         debug_assert_eq!(T::DTYPE, self.dtype);
         let len = self.storage.bytes() / size_of::<T>();
-        // SAFETY: storages are aligned to 64 bytes (foreign ones were checked by their maker),
-        // initialised, and written only through unique ownership, which `&self` excludes. Bool
-        // storages hold 0 or 1: every constructor checks or converts.
+        // SAFETY: storages are aligned for their dtype (`from_storage` checks, `bitcast` keeps the
+        // size), initialised, and written only through unique ownership, which `&self` excludes.
+        // Bool storages hold 0 or 1: every constructor checks or converts.
         unsafe { std::slice::from_raw_parts(self.storage.as_ptr().cast::<T>(), len) }
     }
 
@@ -279,7 +303,7 @@ impl Array {
     /// storage, otherwise on a fresh copy (counted in [`memory::copies_on_write`]).
     ///
     /// # Errors
-    /// When `T` is not this array's dtype.
+    /// When `T` is not this array's dtype, or there is no memory for a copy.
     #[track_caller]
     pub fn make_mut<T: Element>(&mut self) -> Result<&mut [T]> {
         if T::DTYPE != self.dtype {
@@ -290,7 +314,7 @@ impl Array {
             && Arc::get_mut(&mut self.storage).is_some();
         if !exclusive {
             memory::count_copy_on_write();
-            *self = self.deep_copy();
+            *self = self.copied()?;
         }
         let (offset, n) = (self.layout.offset(), self.numel());
         let storage =
@@ -310,12 +334,27 @@ impl Array {
     }
 
     /// A contiguous array with its own storage.
+    ///
+    /// # Panics
+    /// When there is no memory for it.
+    #[track_caller]
     pub fn deep_copy(&self) -> Array {
+        match self.copied() {
+            Ok(copy) => copy,
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    #[track_caller]
+    fn copied(&self) -> Result<Array> {
         dispatch!(self.dtype, T => {
             let view = View::new(self.data::<T>(), &self.layout);
-            Self::build(self.shape(), |out: &mut [T]| match view.as_slice() {
-                Some(s) => out.copy_from_slice(s),
-                None => out.iter_mut().zip(view.iter()).for_each(|(o, x)| *o = x),
+            Self::try_build(self.shape(), |out: &mut [T]| {
+                match view.as_slice() {
+                    Some(s) => out.copy_from_slice(s),
+                    None => out.iter_mut().zip(view.iter()).for_each(|(o, x)| *o = x),
+                }
+                Ok(())
             })
         })
     }
@@ -399,11 +438,11 @@ impl Array {
     /// The same elements under another shape: a view where strides allow, else a copy.
     ///
     /// # Errors
-    /// When the counts differ.
+    /// When the counts differ, or there is no memory for a copy.
     #[track_caller]
     pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Array> {
         let shape = shape.into();
-        if shape.checked_numel()? != self.numel() {
+        if shape.checked_numel_for("reshape")? != self.numel() {
             return Err(Error::shape(
                 "reshape",
                 format!("a shape of {} elements like {}", self.numel(), self.shape()),
@@ -413,7 +452,7 @@ impl Array {
         Ok(match self.layout.reshape(&shape) {
             Some(layout) => self.with_layout(layout),
             None => {
-                let copy = self.deep_copy();
+                let copy = self.copied()?;
                 copy.with_layout(Layout::contiguous(shape))
             }
         })
@@ -458,6 +497,10 @@ impl Array {
 
     /// Converted to `dtype` element by element (the plain definition; `entrenar-cpu` has the fast
     /// kernel). Floats to integers truncate; anything to bool is `!= 0`.
+    ///
+    /// # Panics
+    /// When there is no memory for it.
+    #[track_caller]
     pub fn cast(&self, dtype: DType) -> Array {
         if dtype == self.dtype {
             return self.clone();
@@ -580,6 +623,31 @@ mod tests {
         assert_eq!(a.to_string(), "[[1.0000, 2.0000],\n [3.0000, 4.0000]]");
         assert_eq!(Array::scalar(true).to_string(), "true");
         assert_eq!(Array::zeros([0], DType::F32).to_string(), "[]");
+    }
+
+    /// Sizes that no machine holds are errors that say so, or panics at the caller's line.
+    #[test]
+    fn sizes_beyond_memory_are_errors() {
+        for bits in [46, 55, 59] {
+            let e = Array::try_full_as([1usize << bits], 0.0, DType::F64).unwrap_err();
+            assert_eq!(e.kind(), crate::ErrorKind::Memory, "{e}");
+            assert!(e.to_string().contains(&(8usize << bits).to_string()), "{e}");
+        }
+        let e = Array::try_full_as([1usize << 61], 0.0, DType::U8).unwrap_err();
+        assert_eq!(e.kind(), crate::ErrorKind::Shape, "{e}");
+        let one = Array::scalar(1.0f64);
+        let mut many = one.broadcast_to(&Shape::from([1 << 46])).unwrap();
+        assert!(
+            many.reshape([1 << 23, 1 << 23]).is_ok(),
+            "one stride: a view"
+        );
+        assert_eq!(
+            many.make_mut::<f64>().unwrap_err().kind(),
+            crate::ErrorKind::Memory
+        );
+        let caught = std::panic::catch_unwind(|| Array::zeros([1usize << 60, 8], DType::F32));
+        let message = *caught.unwrap_err().downcast::<String>().unwrap();
+        assert!(message.contains("fits in memory"), "{message}");
     }
 
     #[test]

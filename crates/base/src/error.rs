@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Argument,
     /// Differentiation was asked for where it is not defined or not possible.
     Autodiff,
+    /// The system has not enough memory.
+    Memory,
     /// A NaN or an infinity where a finite number was required.
     NonFinite,
     /// The operating system refused a file operation.
@@ -113,6 +115,13 @@ impl Error {
     #[track_caller]
     pub fn autodiff(op: &str, message: impl fmt::Display) -> Self {
         Self::new(ErrorKind::Autodiff, format!("[{op}] {message}"))
+    }
+
+    /// There is no memory for this many bytes: `[op] expected …, got …`.
+    #[track_caller]
+    pub fn memory(op: &str, bytes: usize) -> Self {
+        let wanted = format!("{bytes} bytes of memory");
+        Self::expected(ErrorKind::Memory, op, wanted, "none from the system")
     }
 
     /// A non-finite value was met: `[op] message`.

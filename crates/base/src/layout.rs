@@ -71,20 +71,29 @@ impl Layout {
     }
 
     /// Smallest and largest element position touched, or `None` when there is no element.
+    ///
+    /// A position that overflows is the farthest one there is, which no storage holds: unsafe
+    /// kernels rely on whoever compares these numbers with a length.
     pub fn bounds(&self) -> Option<(isize, isize)> {
-        let (mut low, mut high) = (self.offset as isize, self.offset as isize);
+        let start = isize::try_from(self.offset).unwrap_or(isize::MAX);
+        let (mut low, mut high) = (start, start);
         for (&dim, &stride) in self.shape.iter().zip(&self.strides) {
-            if dim == 0 {
-                return None;
-            }
-            let reach = (dim as isize - 1) * stride;
+            let steps = isize::try_from(dim.checked_sub(1)?).unwrap_or(isize::MAX);
+            let reach = steps.saturating_mul(stride);
+            // Each end only ever moves outwards, so that saturation sticks.
             if reach < 0 {
-                low += reach
+                low = low.saturating_add(reach)
             } else {
-                high += reach
+                high = high.saturating_add(reach)
             }
         }
         Some((low, high))
+    }
+
+    /// Whether every element lies within `len` elements of storage.
+    pub(crate) fn fits(&self, len: usize) -> bool {
+        self.bounds()
+            .is_none_or(|(low, high)| low >= 0 && (high as usize) < len)
     }
 
     /// Dimensions reordered: `out[i] = self[axes[i]]`.
@@ -137,7 +146,10 @@ impl Layout {
         if start < size {
             out.offset = (out.offset as isize + start as isize * self.strides[dim]) as usize;
         }
-        out.strides[dim] *= step as isize;
+        // A step that is never taken may be too large to multiply with.
+        if out.shape[dim] > 1 {
+            out.strides[dim] *= step as isize;
+        }
         Ok(out)
     }
 
@@ -155,9 +167,11 @@ impl Layout {
     /// Stretched to `shape` with zero strides.
     ///
     /// # Errors
-    /// When a size differs and is not 1, or the rank would shrink.
+    /// When a size differs and is not 1, the rank would shrink, or the number of elements
+    /// overflows.
     #[track_caller]
     pub fn broadcast_to(&self, shape: &Shape) -> Result<Layout> {
+        shape.checked_numel_for("broadcast_to")?;
         let fail = || {
             Error::shape(
                 "broadcast_to",
@@ -236,20 +250,11 @@ impl Layout {
         })
     }
 
-    /// The layout with `dim` removed (it must have size 1) or inserted with size 1.
-    pub fn with_dims(&self, shape: Shape, strides: &[isize]) -> Layout {
-        debug_assert_eq!(shape.rank(), strides.len());
-        Layout {
-            shape,
-            strides: SmallVec::from_slice(strides),
-            offset: self.offset,
-        }
-    }
-
     /// A view by explicit strides (diagonals, sliding windows).
     ///
     /// # Errors
-    /// When a position would leave `0..len` elements of storage.
+    /// When a position would leave `0..len` elements of storage, or the number of elements
+    /// overflows.
     #[track_caller]
     pub fn strided(shape: Shape, strides: &[isize], offset: usize, len: usize) -> Result<Layout> {
         if shape.rank() != strides.len() {
@@ -259,22 +264,34 @@ impl Layout {
                 format!("{strides:?}"),
             ));
         }
-        let out = Layout {
+        let count = shape.checked_numel_for("as_strided")?;
+        let mut out = Layout {
             shape,
             strides: SmallVec::from_slice(strides),
             offset,
         };
-        match out.bounds() {
-            Some((low, high)) if low < 0 || high >= len as isize => Err(Error::index(
+        if !out.fits(len) {
+            let (low, high) = out.bounds().unwrap_or_default();
+            return Err(Error::index(
                 "as_strided",
                 format!("positions within 0..{len}"),
                 format!(
-                    "{low}..={high} from shape {}, strides {strides:?}",
+                    "{low}..={high} from shape {}, strides {strides:?}, offset {offset}",
                     out.shape
                 ),
-            )),
-            _ => Ok(out),
+            ));
         }
+        // Steps that are never taken may be anything: forget them, so that sums and products of
+        // what remains cannot overflow.
+        for (stride, &dim) in out.strides.iter_mut().zip(&*out.shape) {
+            if dim <= 1 || count == 0 {
+                *stride = 0;
+            }
+        }
+        if count == 0 {
+            out.offset = 0;
+        }
+        Ok(out)
     }
 
     /// Offsets of all elements in row-major order.
@@ -342,6 +359,34 @@ mod tests {
         assert!(Layout::strided(Shape::from([3]), &[2], 0, 4).is_err());
         assert!(Layout::strided(Shape::from([3]), &[-1], 1, 4).is_err());
         assert!(Layout::strided(Shape::from([0]), &[9], 0, 0).is_ok());
+        assert!(Layout::strided(Shape::from([0]), &[isize::MIN], usize::MAX, 0).is_ok());
+        assert!(Layout::strided(Shape::from([1]), &[isize::MAX], 3, 4).is_ok());
+        assert!(Layout::strided(Shape::from([1]), &[1], 4, 4).is_err());
+        assert!(Layout::strided(Shape::from([1]), &[1], usize::MAX, 4).is_err());
+    }
+
+    /// Positions that overflow must not come out inside again: 8 · 2^61 wraps to 0.
+    #[test]
+    fn positions_that_overflow_leave_the_storage() {
+        let view = |dims: &[usize], strides: &[isize], offset| {
+            Layout::strided(Shape::from(dims), strides, offset, 64)
+        };
+        assert!(view(&[9, 64], &[1 << 61, 1], 0).is_err());
+        assert!(view(&[9, 64], &[-1 << 61, 1], 63).is_err());
+        assert!(view(&[5, 5, 5], &[1 << 62, -1 << 62, 1], 0).is_err());
+        assert!(view(&[3, 2], &[isize::MAX, 1], 0).is_err());
+        assert!(view(&[3, 2], &[isize::MIN, 1], 0).is_err());
+        assert!(view(&[2], &[-1], usize::MAX).is_err());
+        // A view of zero strides may repeat its elements, but their number must fit.
+        assert!(view(&[1 << 32, 1 << 32], &[0, 0], 0).is_err());
+        assert!(view(&[1 << 40], &[0], 0).is_ok());
+        let one = Layout::contiguous([1]);
+        let huge = Shape::from([1 << 32, 1 << 32]);
+        assert!(one.broadcast_to(&huge).is_err());
+        assert!(one.broadcast_to(&Shape::from([1 << 40])).is_ok());
+        let long = one.slice(0, 0, 1, usize::MAX).unwrap();
+        assert_eq!(long.positions().collect::<Vec<_>>(), [0]);
+        assert_eq!(long.flip(0).positions().collect::<Vec<_>>(), [0]);
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::{Array, DType, Error, Layout, Result, Shape, Storage};
+use crate::{Array, DType, Error, Result, Shape, Storage};
 
 /// A read-only file in memory.
 #[derive(Clone)]
@@ -23,10 +23,11 @@ impl Mapped {
     /// When the file cannot be opened or mapped.
     pub fn open(path: impl AsRef<Path>) -> Result<Mapped> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        let file = File::open(path).map_err(|e| Error::io(path, "cannot open", e))?;
         // SAFETY: the map is private and read-only. Rust's model assumes that the bytes do not
         // change; files under a running process are treated as immutable, as the module says.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map into memory", e))?;
+        let map = unsafe { Mmap::map(&file) }
+            .map_err(|e| Error::io(path, "cannot map into memory", e))?;
         Ok(Mapped(Arc::new(map)))
     }
 
@@ -55,11 +56,8 @@ impl Mapped {
         let ptr = NonNull::from(&slice[0]);
         // SAFETY: the slice lies inside the map, which `owner` keeps alive and nobody writes.
         let storage = unsafe { Storage::foreign(ptr, bytes, Box::new(self.clone())) };
-        Ok(Array::from_storage(
-            Arc::new(storage),
-            dtype,
-            Layout::contiguous(shape),
-        ))
+        // SAFETY: not bool, which was copied and checked above.
+        Ok(unsafe { Array::from_storage(storage, dtype, shape) })
     }
 }
 

@@ -48,14 +48,24 @@ impl Shape {
     ///
     /// # Errors
     /// When the product, or its size in bytes at 8 bytes an element, overflows.
+    #[track_caller]
     pub fn checked_numel(&self) -> Result<usize> {
+        self.checked_numel_for("shape")
+    }
+
+    /// [`Shape::checked_numel`] on behalf of the operation `op`, which the message names.
+    ///
+    /// # Errors
+    /// As [`Shape::checked_numel`].
+    #[track_caller]
+    pub fn checked_numel_for(&self, op: &str) -> Result<usize> {
         // Zero sizes must not hide an overflow of the others: [2^63, 2^63, 0] is refused too.
         self.0
             .iter()
             .try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))
             .filter(|n| n.checked_mul(8).is_some_and(|b| b <= isize::MAX as usize))
             .map(|_| self.numel())
-            .ok_or_else(|| Error::shape("shape", "a size that fits in memory", self))
+            .ok_or_else(|| Error::shape(op, "a size that fits in memory", self))
     }
 
     /// Appends a dimension.

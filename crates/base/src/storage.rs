@@ -3,14 +3,14 @@
 //! A [`Storage`] is owned through `Arc`; views share it. It returns its bytes to whoever gave
 //! them: an [`Allocator`], or the owner of foreign memory (a memory map, an interchange capsule).
 
-use std::alloc::{Layout as Request, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout as Request, alloc_zeroed, dealloc};
 use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
-use crate::Device;
 use crate::memory::{self, Tag};
+use crate::{Device, Error, Result};
 
 /// Alignment of every allocation: one cache line, which is also one AVX-512 register.
 pub const ALIGNMENT: usize = 64;
@@ -18,12 +18,12 @@ pub const ALIGNMENT: usize = 64;
 /// A source of memory.
 ///
 /// # Safety
-/// `allocate` returns at least `bytes` bytes, aligned to [`ALIGNMENT`], exclusively owned until
+/// What `allocate` returns is at least `bytes` bytes long, aligned to [`ALIGNMENT`], exclusively owned until
 /// `free` and **initialised** (their content is arbitrary but defined: zeroed pages or recycled
 /// buffers). Kernels write into them through `&mut [f32]`, which relies on that.
 pub unsafe trait Allocator: Send + Sync {
-    /// Memory for `bytes > 0` bytes. Aborts through `handle_alloc_error` when there is none.
-    fn allocate(&self, bytes: usize) -> NonNull<u8>;
+    /// Memory for `bytes > 0` bytes; `None` when the system has none.
+    fn allocate(&self, bytes: usize) -> Option<NonNull<u8>>;
     /// Takes back memory given by `allocate` of the same size.
     ///
     /// # Safety
@@ -37,13 +37,10 @@ struct System;
 // SAFETY: alloc_zeroed gives fresh, exclusively owned, zero-initialised memory of the requested
 // size and alignment.
 unsafe impl Allocator for System {
-    fn allocate(&self, bytes: usize) -> NonNull<u8> {
-        let Ok(request) = Request::from_size_align(bytes, ALIGNMENT) else {
-            handle_alloc_error(Request::new::<u8>());
-        };
+    fn allocate(&self, bytes: usize) -> Option<NonNull<u8>> {
+        let request = Request::from_size_align(bytes, ALIGNMENT).ok()?;
         // SAFETY: `bytes > 0` by the trait's contract, so the layout is not zero-sized.
         NonNull::new(unsafe { alloc_zeroed(request) })
-            .unwrap_or_else(|| handle_alloc_error(request))
     }
     unsafe fn free(&self, ptr: NonNull<u8>, bytes: usize) {
         // SAFETY: same size and alignment as in `allocate`, which accepted them.
@@ -95,21 +92,28 @@ unsafe impl Sync for Storage {}
 
 impl Storage {
     /// Fresh initialised memory with arbitrary content.
-    pub(crate) fn allocate(bytes: usize) -> Storage {
+    ///
+    /// # Errors
+    /// When the system has none.
+    #[track_caller]
+    pub(crate) fn allocate(bytes: usize) -> Result<Storage> {
         let (ptr, owner) = if bytes == 0 {
             (NonNull::<AlignedByte>::dangling().cast(), Owner::Empty)
         } else {
             let a = allocator();
-            (a.allocate(bytes), Owner::Allocator(a))
+            let Some(ptr) = a.allocate(bytes) else {
+                return Err(Error::memory("allocate", bytes));
+            };
+            (ptr, Owner::Allocator(a))
         };
         let ledger_id = memory::on_allocate(bytes);
-        Storage {
+        Ok(Storage {
             ptr,
             bytes,
             owner,
             device: Device::Cpu,
             ledger_id,
-        }
+        })
     }
 
     /// Memory that somebody else owns; `owner` is dropped when the last view is gone. Foreign
@@ -117,7 +121,7 @@ impl Storage {
     ///
     /// # Safety
     /// `ptr..ptr + bytes` stays valid, initialised and unchanged while `owner` lives.
-    pub unsafe fn foreign(
+    pub(crate) unsafe fn foreign(
         ptr: NonNull<u8>,
         bytes: usize,
         owner: Box<dyn Any + Send + Sync>,

@@ -19,8 +19,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use entrenar_base::storage::{ALIGNMENT, install_allocator};
-use entrenar_base::{Allocator, Element};
+use entrenar_base::storage::install_allocator;
+use entrenar_base::{Allocator, Element, Error};
 
 /// Blocks from this size on are mapped one by one: the size of a huge page.
 const HUGE: usize = 2 << 20;
@@ -130,7 +130,7 @@ fn lists(class: usize) -> impl DerefMut<Target = Vec<NonNull<u8>>> {
     Guard(LISTS[class].lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Cuts `count` fresh blocks of `class` from the current slab.
+/// Cuts `count` fresh blocks of `class` from the current slab; fewer when memory runs out.
 fn carve(class: usize, count: usize, mut give: impl FnMut(NonNull<u8>)) {
     struct Slab(*mut u8, usize);
     // SAFETY: the rest of a slab belongs to whoever holds the lock.
@@ -141,8 +141,11 @@ fn carve(class: usize, count: usize, mut give: impl FnMut(NonNull<u8>)) {
     for _ in 0..count {
         if slab.1 < size {
             // The tail, at most one block's worth of address space, is given up.
+            let Some(fresh) = system::map(SLAB) else {
+                return;
+            };
             SYSTEM_ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-            *slab = Slab(system::map(SLAB).as_ptr(), SLAB);
+            *slab = Slab(fresh.as_ptr(), SLAB);
         }
         // SAFETY: `size <= slab.1` bytes from `slab.0` on are ours and unused; not null.
         unsafe {
@@ -191,7 +194,7 @@ impl Front {
     }
 
     #[cold]
-    fn refill(&mut self, class: usize) -> NonNull<u8> {
+    fn refill(&mut self, class: usize) -> Option<NonNull<u8>> {
         let batch = Self::batch(class);
         {
             let mut shared = lists(class);
@@ -203,7 +206,7 @@ impl Front {
         if self.heads[class].is_null() {
             carve(class, batch, |block| self.push(class, block));
         }
-        self.pop(class).expect("a batch holds at least one block")
+        self.pop(class)
     }
 
     #[cold]
@@ -229,22 +232,26 @@ struct Cache;
 
 /// Without a thread-local front: threads that are ending, and blocks above its sizes.
 #[cold]
-fn allocate_shared(class: usize) -> NonNull<u8> {
+fn allocate_shared(class: usize) -> Option<NonNull<u8>> {
+    if class >= CLASSES {
+        return None; // more than any machine has
+    }
     let size = class_size(class);
     let recycled = lists(class).pop();
     if size < HUGE {
-        return recycled.unwrap_or_else(|| {
+        return recycled.or_else(|| {
             let mut block = None;
             carve(class, 1, |b| block = Some(b));
-            block.expect("one block was asked for")
+            block
         });
     }
-    if let Some(block) = recycled {
+    if recycled.is_some() {
         CACHED.fetch_sub(size, Ordering::Relaxed);
-        return block;
+        return recycled;
     }
+    let fresh = system::map(size)?;
     SYSTEM_ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-    system::map(size)
+    Some(fresh)
 }
 
 #[cold]
@@ -260,13 +267,13 @@ fn free_shared(class: usize, block: NonNull<u8>) {
 // as their class, aligned to 64 bytes, and in no list while they are given out.
 unsafe impl Allocator for Cache {
     #[inline]
-    fn allocate(&self, bytes: usize) -> NonNull<u8> {
+    fn allocate(&self, bytes: usize) -> Option<NonNull<u8>> {
         let class = class_of(bytes);
         if class < FRONT_CLASSES {
             let block = FRONT.try_with(|front| {
                 // SAFETY: only this thread reaches its front, and no call below comes back here.
                 let front = unsafe { &mut *front.get() };
-                front.pop(class).unwrap_or_else(|| front.refill(class))
+                front.pop(class).or_else(|| front.refill(class))
             });
             if let Ok(block) = block {
                 return block;
@@ -315,6 +322,9 @@ unsafe impl<T: Element> Sync for Scratch<T> {}
 
 impl<T: Element> Scratch<T> {
     /// Memory for `len` elements (zeros for bool).
+    ///
+    /// # Panics
+    /// When the system has no memory.
     pub fn new(len: usize) -> Self {
         let bytes = len
             .checked_mul(size_of::<T>())
@@ -322,7 +332,10 @@ impl<T: Element> Scratch<T> {
         let ptr = if bytes == 0 {
             NonNull::dangling()
         } else {
-            Cache.allocate(bytes).cast::<T>()
+            let Some(ptr) = Cache.allocate(bytes) else {
+                panic!("{}", Error::memory("scratch", bytes));
+            };
+            ptr.cast::<T>()
         };
         if T::DTYPE == entrenar_base::DType::Bool {
             // SAFETY: `bytes` bytes are ours.
@@ -368,8 +381,7 @@ impl<T: Element> DerefMut for Scratch<T> {
 /// Pages from the operating system.
 #[cfg(unix)]
 mod system {
-    use super::{ALIGNMENT, HUGE};
-    use std::alloc::{Layout, handle_alloc_error};
+    use super::HUGE;
     use std::ptr::NonNull;
 
     fn raw(bytes: usize) -> Option<*mut u8> {
@@ -388,16 +400,12 @@ mod system {
     }
 
     /// `bytes` (a multiple of the page size, at least [`HUGE`]) zeroed bytes aligned to [`HUGE`].
-    pub fn map(bytes: usize) -> NonNull<u8> {
-        let whole = bytes.saturating_add(HUGE);
+    pub fn map(bytes: usize) -> Option<NonNull<u8>> {
+        let whole = bytes.checked_add(HUGE)?;
         let start = raw(whole).or_else(|| {
             super::trim(0);
             raw(whole)
-        });
-        let Some(start) = start else {
-            let layout = Layout::from_size_align(bytes, ALIGNMENT);
-            handle_alloc_error(layout.unwrap_or(Layout::new::<u8>()));
-        };
+        })?;
         let head = start.align_offset(HUGE);
         // SAFETY: head + bytes <= whole; both ends cut off are page-aligned parts of this map.
         unsafe {
@@ -411,7 +419,7 @@ mod system {
             // Advice only: without huge pages everything works, more slowly.
             #[cfg(target_os = "linux")]
             libc::madvise(block.cast(), bytes, libc::MADV_HUGEPAGE);
-            NonNull::new_unchecked(block)
+            NonNull::new(block)
         }
     }
 
@@ -441,21 +449,17 @@ mod system {
 #[cfg(not(unix))]
 mod system {
     use super::HUGE;
-    use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+    use std::alloc::{Layout, alloc_zeroed, dealloc};
     use std::ptr::NonNull;
 
-    pub fn map(bytes: usize) -> NonNull<u8> {
-        let Ok(layout) = Layout::from_size_align(bytes, HUGE) else {
-            handle_alloc_error(Layout::new::<u8>());
-        };
+    pub fn map(bytes: usize) -> Option<NonNull<u8>> {
+        let layout = Layout::from_size_align(bytes, HUGE).ok()?;
         // SAFETY: `bytes` is at least HUGE.
         let get = || NonNull::new(unsafe { alloc_zeroed(layout) });
-        get()
-            .or_else(|| {
-                super::trim(0);
-                get()
-            })
-            .unwrap_or_else(|| handle_alloc_error(layout))
+        get().or_else(|| {
+            super::trim(0);
+            get()
+        })
     }
 
     /// # Safety
@@ -478,6 +482,7 @@ mod system {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use entrenar_base::storage::ALIGNMENT;
 
     #[test]
     fn classes_hold_their_sizes_with_little_waste() {
@@ -521,7 +526,7 @@ mod tests {
                         } else {
                             let bits = 4 + random(14);
                             let n = 1 + random(1 << bits) as usize;
-                            let p = Cache.allocate(n);
+                            let p = Cache.allocate(n).unwrap();
                             assert!((p.as_ptr() as usize).is_multiple_of(ALIGNMENT));
                             let mark = (t << 6) | (round % 64) as u8;
                             // SAFETY: `n` bytes are ours.
@@ -542,7 +547,7 @@ mod tests {
     fn large_blocks_are_cached_and_trimmed() {
         // A size that no other test uses, so that counters are about this block alone.
         let bytes = 37 << 20;
-        let p = Cache.allocate(bytes);
+        let p = Cache.allocate(bytes).unwrap();
         assert!((p.as_ptr() as usize).is_multiple_of(HUGE));
         // SAFETY: `bytes` bytes are ours, zero because they are fresh.
         unsafe {
@@ -551,17 +556,25 @@ mod tests {
             Cache.free(p, bytes);
         }
         assert!(cached_bytes() >= bytes);
-        let again = Cache.allocate(bytes);
+        let again = Cache.allocate(bytes).unwrap();
         assert_eq!(again, p, "the cached block comes back");
         // SAFETY: allocated above with this size.
         unsafe { Cache.free(again, bytes) };
         trim(0);
-        let fresh = Cache.allocate(bytes);
+        let fresh = Cache.allocate(bytes).unwrap();
         // SAFETY: fresh pages; then freed with their size.
         unsafe {
             assert_eq!(fresh.as_ptr().add(bytes - 1).read(), 0);
             Cache.free(fresh, bytes);
         }
+    }
+
+    #[test]
+    fn more_than_the_machine_has_is_refused() {
+        for bits in 47..=62 {
+            assert!(Cache.allocate(1 << bits).is_none(), "2^{bits} bytes");
+        }
+        assert!(Cache.allocate(isize::MAX as usize).is_none());
     }
 
     #[test]

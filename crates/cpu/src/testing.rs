@@ -2,7 +2,7 @@
 
 use entrenar_base::{Array, DType, Layout, Shape};
 use proptest::prelude::*;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// An f32 array of rank 0 to 4 with sizes 0 to 6, under a random chain of views: permuted,
 /// sliced, flipped, broadcast. Values are small multiples of 1/8, exact in every float dtype.
@@ -79,7 +79,7 @@ pub(crate) fn scattered(a: &Array, seed: u16) -> Array {
             out[at] = x;
         }
     });
-    Array::from_storage(Arc::clone(storage.storage()), a.dtype(), layout)
+    storage.as_strided(a.shape().clone(), &strides, 0).unwrap()
 }
 
 /// Runs `body` with a team of `n`. The size is global: those who set it take turns.
