@@ -39,6 +39,11 @@ pub trait CausalLm: Module {
     /// Longest sequence.
     fn context(&self) -> usize;
 
+    /// Whether [`LmInput::cache`] is understood.
+    fn has_cache(&self) -> bool {
+        true
+    }
+
     /// The logits of vectors that [`CausalLm::features`] gave.
     ///
     /// # Errors

@@ -1,13 +1,13 @@
 //! Sampling of text, one token at a time.
 //!
-//! The order is the usual one: temperature, then the `top_k` likeliest, then the smallest set with
-//! probability `top_p`, then a draw. Draw number i is a function of (seed, i) alone, so a seed
-//! names a text.
+//! The order is the usual one: repetition penalty, temperature, then the `top_k` likeliest, then
+//! the smallest set with probability `top_p`, then a draw. Draw number i is a function of (seed, i)
+//! alone, so a seed names a text. Models that keep a cache compute one position per token.
 
 use entrenar_core::{Error, Result, Tensor, no_grad};
-use entrenar_nn::{Ctx, Module};
+use entrenar_nn::Ctx;
 
-use crate::Gpt;
+use crate::{CausalLm, KvCache, LmInput};
 
 /// How tokens are chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +20,11 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Only the smallest set of likeliest tokens with this probability.
     pub top_p: Option<f64>,
+    /// Logits of tokens that were there before are divided by this where positive and multiplied
+    /// where negative (Keskar et al., "CTRL", 2019); 1 changes nothing.
+    pub repetition_penalty: f64,
+    /// Generation ends before one of these tokens.
+    pub stop: Vec<u32>,
     /// Names the draws.
     pub seed: u64,
 }
@@ -31,13 +36,16 @@ impl Default for Sampling {
             temperature: 1.0,
             top_k: None,
             top_p: None,
+            repetition_penalty: 1.0,
+            stop: Vec::new(),
             seed: 0,
         }
     }
 }
 
 /// Continues `tokens`, calling `on_token` with each new one; generation ends early when it returns
-/// `false`. Only the last `context` tokens are seen. Returns all tokens.
+/// `false`, before a token of `stop`, and when a model with a cache has reached its context. A
+/// model without a cache sees the last `context` tokens. Returns all tokens.
 ///
 /// # Errors
 /// When there is no token to start from, a setting is impossible, or a token is outside the
@@ -55,7 +63,7 @@ impl Default for Sampling {
 /// # Ok::<(), entrenar_core::Error>(())
 /// ```
 pub fn generate(
-    model: &Gpt,
+    model: &dyn CausalLm,
     tokens: &[u32],
     sampling: &Sampling,
     on_token: &mut dyn FnMut(u32) -> bool,
@@ -67,6 +75,30 @@ pub fn generate(
             "none",
         ));
     }
+    check(sampling)?;
+    let rng = entrenar_base::Philox::new(sampling.seed, 0x6765_6e65);
+    let mut cache = model.has_cache().then(|| KvCache::new(model.layers()));
+    let mut all = tokens.to_vec();
+    for i in 0..sampling.max_new_tokens {
+        if cache.is_some() && all.len() > model.context() {
+            break;
+        }
+        let mut logits = last_logits(model, &all, cache.as_mut())?;
+        penalize(&mut logits, &all, sampling.repetition_penalty);
+        let next = choose(&logits, sampling, rng.uniform64(i as u64))?;
+        if sampling.stop.contains(&next) {
+            break;
+        }
+        all.push(next);
+        if !on_token(next) {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+fn check(sampling: &Sampling) -> Result<()> {
+    let positive = |x: f64| x > 0.0 && x.is_finite();
     if !(sampling.temperature >= 0.0 && sampling.temperature.is_finite()) {
         return Err(Error::argument(
             "generate",
@@ -82,30 +114,51 @@ pub fn generate(
     {
         return Err(Error::argument("generate", "top_p in (0, 1]", p));
     }
-    let rng = entrenar_base::Philox::new(sampling.seed, 0x6765_6e65);
-    let context = model.config().context;
-    let mut all = tokens.to_vec();
-    for i in 0..sampling.max_new_tokens {
-        let window = &all[all.len().saturating_sub(context)..];
-        let input: Vec<i64> = window.iter().map(|&t| t as i64).collect();
-        let input = Tensor::from_vec(input, [1, window.len()])?;
-        let logits = no_grad(|| {
-            let x = model.features(&input, &mut Ctx::eval())?;
-            // Only the last position decides.
-            let last = x.narrow(1, window.len() - 1, 1)?;
-            model.head.forward(&last, &mut Ctx::eval())
-        })?;
-        let next = choose(
-            &logits.array().to_f64_vec(),
-            sampling,
-            rng.uniform64(i as u64),
-        )?;
-        all.push(next);
-        if !on_token(next) {
-            break;
+    if !positive(sampling.repetition_penalty) {
+        return Err(Error::argument(
+            "generate",
+            "a positive repetition_penalty",
+            sampling.repetition_penalty,
+        ));
+    }
+    Ok(())
+}
+
+/// The logits of what follows the last of `all`; the cache holds a beginning of it and is brought
+/// up to date.
+fn last_logits(model: &dyn CausalLm, all: &[u32], cache: Option<&mut KvCache>) -> Result<Vec<f64>> {
+    let seen = match &cache {
+        Some(cache) => cache.len(),
+        None => all.len().saturating_sub(model.context()),
+    };
+    let window: Vec<i64> = all[seen..].iter().map(|&t| i64::from(t)).collect();
+    let count = window.len();
+    let input = Tensor::from_vec(window, [1, count])?;
+    no_grad(|| {
+        let cx = &mut Ctx::eval();
+        let given = LmInput {
+            cache,
+            ..Default::default()
+        };
+        let x = model.features(&input, given, cx)?;
+        // Only the last position decides.
+        let logits = model.logits(&x.narrow(1, count - 1, 1)?, cx)?;
+        Ok(logits.array().to_f64_vec())
+    })
+}
+
+fn penalize(logits: &mut [f64], all: &[u32], penalty: f64) {
+    if penalty == 1.0 {
+        return;
+    }
+    let mut tokens = all.to_vec();
+    tokens.sort_unstable();
+    tokens.dedup();
+    for token in tokens {
+        if let Some(l) = logits.get_mut(token as usize) {
+            *l = if *l > 0.0 { *l / penalty } else { *l * penalty };
         }
     }
-    Ok(all)
 }
 
 /// The token that the draw `u` in [0, 1) names.
@@ -157,6 +210,18 @@ fn choose(logits: &[f64], sampling: &Sampling, u: f64) -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_penalty_makes_what_was_there_less_likely() {
+        let mut logits = vec![2.0, -2.0, 3.0];
+        penalize(&mut logits, &[0, 1, 0], 2.0);
+        assert_eq!(logits, [1.0, -4.0, 3.0]);
+        let none = Sampling {
+            repetition_penalty: 0.0,
+            ..Default::default()
+        };
+        assert!(check(&none).is_err());
+    }
 
     #[test]
     fn choices_follow_the_distribution_and_its_cuts() {

@@ -4,10 +4,12 @@
 use entrenar_core::ops::cross_entropy::CrossEntropy;
 use entrenar_core::{DType, Error, Result, Tensor};
 use entrenar_nn::{
-    Ctx, Dropout, Embedding, Init, LayerNorm, LayerNormOptions, Linear, Module, Parameters,
-    TransformerBlock, TransformerBlockOptions,
+    Ctx, Dropout, Embedding, Init, LayerNorm, LayerNormOptions, Linear, Module, Parameter,
+    Parameters, TransformerBlock, TransformerBlockOptions,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::causal::{CausalLm, LmInput};
 
 /// Sizes of a [`Gpt`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -169,6 +171,35 @@ impl Gpt {
     pub fn loss(&self, tokens: &Tensor, targets: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
         let logits = self.forward(tokens, cx)?.flatten(0, 1)?;
         logits.cross_entropy(&targets.flatten(0, -1)?, &CrossEntropy::default())
+    }
+}
+
+impl CausalLm for Gpt {
+    fn features(&self, tokens: &Tensor, input: LmInput<'_>, cx: &mut Ctx) -> Result<Tensor> {
+        if input.positions.is_some() || input.mask.is_some() || input.cache.is_some() {
+            return Err(Error::argument(
+                "gpt",
+                "tokens alone",
+                "positions, a mask or a cache",
+            ));
+        }
+        Gpt::features(self, tokens, cx)
+    }
+
+    fn head(&self) -> &Parameter {
+        &self.head.weight
+    }
+
+    fn layers(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn context(&self) -> usize {
+        self.config.context
+    }
+
+    fn has_cache(&self) -> bool {
+        false
     }
 }
 

@@ -19,6 +19,7 @@
 pub mod architecture;
 pub mod build;
 pub mod causal;
+pub mod chat;
 pub mod cnn;
 pub mod decoder;
 pub mod generate;
@@ -27,10 +28,12 @@ pub mod gpt2;
 mod keys;
 pub mod mlp;
 pub mod pretrained;
+pub mod tokenizer;
 
 pub use architecture::{Architecture, Model};
 pub use build::{Builder, Start};
 pub use causal::{CausalLm, LmInput};
+pub use chat::ChatTemplate;
 pub use cnn::{Cnn, CnnConfig};
 pub use decoder::{Decoder, DecoderConfig, KvCache};
 pub use generate::{Sampling, generate};
@@ -38,3 +41,4 @@ pub use gpt::{Gpt, GptConfig};
 pub use gpt2::{Gpt2, Gpt2Config};
 pub use mlp::{Mlp, MlpConfig};
 pub use pretrained::LanguageModel;
+pub use tokenizer::Tokenizer;

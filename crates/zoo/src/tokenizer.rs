@@ -1,0 +1,313 @@
+//! [`Tokenizer`]: text to tokens and back, from the files of a model directory.
+//!
+//! The encoding itself is the `tokenizers` crate's, which also made the files. What is decided
+//! here: which files are read (`tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`), which
+//! tokens are special (`tokenizer_config.json`, then `special_tokens_map.json`), and where the
+//! chat template is. A padding token is never invented: where a directory names none, there is
+//! none. Neighbour: [`crate::chat`] renders conversations.
+
+use std::path::{Path, PathBuf};
+
+use entrenar_core::{Error, Result};
+use serde_json::{Map, Value};
+use tokenizers::models::bpe::BPE;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+/// A special token: its text and its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpecialToken {
+    /// How it is written in a template.
+    pub text: String,
+    /// Its number.
+    pub id: u32,
+}
+
+/// Text to tokens and back.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    directory: PathBuf,
+    bos: Option<SpecialToken>,
+    eos: Option<SpecialToken>,
+    pad: Option<SpecialToken>,
+    unk: Option<SpecialToken>,
+    chat_template: Option<String>,
+    config: Map<String, Value>,
+}
+
+/// The files that describe a tokenizer; those present are copied with a model.
+pub const FILES: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+
+impl Tokenizer {
+    /// The tokenizer of a model directory.
+    ///
+    /// # Errors
+    /// When there are no tokenizer files, or one is damaged.
+    pub fn open(directory: impl AsRef<Path>) -> Result<Tokenizer> {
+        let directory = directory.as_ref();
+        let mut inner = read_inner(directory)?;
+        // Truncation and padding are decided by the data, not by what the file was saved with.
+        inner.with_padding(None);
+        let none: std::result::Result<_, _> = inner.with_truncation(None);
+        none.map_err(|e| Error::format(directory, e.to_string()))?;
+        let config = read_object(&directory.join("tokenizer_config.json"))?.unwrap_or_default();
+        let map = read_object(&directory.join("special_tokens_map.json"))?.unwrap_or_default();
+        let special = |name: &str| {
+            let text = token_text(config.get(name)).or_else(|| token_text(map.get(name)))?;
+            let id = inner.token_to_id(&text)?;
+            Some(SpecialToken { text, id })
+        };
+        Ok(Tokenizer {
+            bos: special("bos_token"),
+            eos: special("eos_token"),
+            pad: special("pad_token"),
+            unk: special("unk_token"),
+            chat_template: chat_template(directory, &config)?,
+            inner,
+            directory: directory.to_path_buf(),
+            config,
+        })
+    }
+
+    /// Whether a directory has tokenizer files.
+    pub fn is_in(directory: &Path) -> bool {
+        let has = |name: &str| directory.join(name).is_file();
+        has("tokenizer.json") || (has("vocab.json") && has("merges.txt"))
+    }
+
+    /// The tokens of a text, with the special tokens that the tokenizer adds on its own (a BOS in
+    /// front, for some models) when `special`.
+    ///
+    /// # Errors
+    /// When the text cannot be encoded.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, special);
+        Ok(encoding.map_err(|e| self.fault(&e))?.get_ids().to_vec())
+    }
+
+    /// The tokens of a text and the bytes `start..end` of the text that each stands for.
+    ///
+    /// # Errors
+    /// When the text cannot be encoded.
+    pub fn encode_with_offsets(
+        &self,
+        text: &str,
+        special: bool,
+    ) -> Result<(Vec<u32>, Vec<(usize, usize)>)> {
+        let encoding = self
+            .inner
+            .encode(text, special)
+            .map_err(|e| self.fault(&e))?;
+        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().to_vec()))
+    }
+
+    /// The text of tokens, without special tokens when `plain`.
+    ///
+    /// # Errors
+    /// When the decoder fails.
+    pub fn decode(&self, tokens: &[u32], plain: bool) -> Result<String> {
+        self.inner.decode(tokens, plain).map_err(|e| self.fault(&e))
+    }
+
+    /// Decodes one token at a time; text comes as soon as it is whole characters.
+    pub fn stream(&self, plain: bool) -> TextStream<'_> {
+        TextStream {
+            tokenizer: self,
+            tokens: Vec::new(),
+            plain,
+            done: 0,
+            start: 0,
+        }
+    }
+
+    fn fault(&self, e: &tokenizers::Error) -> Error {
+        Error::format(&self.directory, format!("tokenizer: {e}"))
+    }
+
+    /// The number of a token by its exact text.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The text of one token as the vocabulary writes it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// One more than the highest token number, added tokens included.
+    pub fn vocabulary(&self) -> usize {
+        let vocabulary = self.inner.get_vocab(true);
+        vocabulary.values().max().map_or(0, |id| *id as usize + 1)
+    }
+
+    /// Begins a text.
+    pub fn bos(&self) -> Option<&SpecialToken> {
+        self.bos.as_ref()
+    }
+
+    /// Ends a text.
+    pub fn eos(&self) -> Option<&SpecialToken> {
+        self.eos.as_ref()
+    }
+
+    /// Fills a batch. `None` when the directory names none: it is never silently the EOS.
+    pub fn pad(&self) -> Option<&SpecialToken> {
+        self.pad.as_ref()
+    }
+
+    /// Stands for what the vocabulary lacks.
+    pub fn unk(&self) -> Option<&SpecialToken> {
+        self.unk.as_ref()
+    }
+
+    /// The Jinja text of the chat template.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// The object of `tokenizer_config.json`.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// Copies the tokenizer's files to a model directory.
+    ///
+    /// # Errors
+    /// When a file cannot be copied.
+    pub fn copy_to(&self, directory: &Path) -> Result<()> {
+        for name in FILES {
+            let from = self.directory.join(name);
+            if from.is_file() {
+                std::fs::copy(&from, directory.join(name))
+                    .map_err(|e| Error::io(&from, "copy", e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Text of tokens as they come.
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    tokens: Vec<u32>,
+    plain: bool,
+    /// Bytes of the window's text that were given out.
+    done: usize,
+    /// Where the window begins: a short past is decoded again, since spaces depend on it.
+    start: usize,
+}
+
+impl TextStream<'_> {
+    /// The text that this token completes; empty while a character is unfinished.
+    ///
+    /// # Errors
+    /// When the decoder fails.
+    pub fn push(&mut self, token: u32) -> Result<String> {
+        self.tokens.push(token);
+        let text = self
+            .tokenizer
+            .decode(&self.tokens[self.start..], self.plain)?;
+        if text.ends_with('\u{fffd}') || text.len() <= self.done {
+            return Ok(String::new());
+        }
+        let new = text[self.done..].to_string();
+        self.done = text.len();
+        // A decoder may strip the first token's space: keep some tokens before the new one.
+        if self.tokens.len() - self.start > 32 {
+            self.start = self.tokens.len() - 8;
+            self.done = self
+                .tokenizer
+                .decode(&self.tokens[self.start..], self.plain)?
+                .len();
+        }
+        Ok(new)
+    }
+
+    /// What is left: an unfinished character, as the replacement character.
+    ///
+    /// # Errors
+    /// When the decoder fails.
+    pub fn finish(&mut self) -> Result<String> {
+        let text = self
+            .tokenizer
+            .decode(&self.tokens[self.start..], self.plain)?;
+        let rest = text.get(self.done..).unwrap_or("").to_string();
+        self.done = text.len();
+        Ok(rest)
+    }
+}
+
+fn read_inner(directory: &Path) -> Result<tokenizers::Tokenizer> {
+    let json = directory.join("tokenizer.json");
+    if json.is_file() {
+        return tokenizers::Tokenizer::from_file(&json)
+            .map_err(|e| Error::format(&json, e.to_string()));
+    }
+    let (vocabulary, merges) = (directory.join("vocab.json"), directory.join("merges.txt"));
+    if !(vocabulary.is_file() && merges.is_file()) {
+        return Err(Error::format(
+            directory,
+            "expected tokenizer.json, or vocab.json with merges.txt; found neither",
+        ));
+    }
+    let name = |p: &Path| p.to_string_lossy().into_owned();
+    let bpe = BPE::from_file(&name(&vocabulary), &name(&merges))
+        .build()
+        .map_err(|e| Error::format(&vocabulary, e.to_string()))?;
+    let mut inner = tokenizers::Tokenizer::new(bpe);
+    inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+    inner.with_decoder(Some(ByteLevel::default()));
+    // GPT-2's one special token is an ordinary entry of its vocabulary.
+    if inner.token_to_id("<|endoftext|>").is_some() {
+        let token = tokenizers::AddedToken::from("<|endoftext|>", true);
+        inner
+            .add_special_tokens([token])
+            .map_err(|e| Error::format(&vocabulary, e.to_string()))?;
+    }
+    Ok(inner)
+}
+
+/// A token is written as text or as an object with its text under `content`.
+fn token_text(value: Option<&Value>) -> Option<String> {
+    let value = value?;
+    let text = value.as_str().or_else(|| value.get("content")?.as_str())?;
+    Some(text.to_string())
+}
+
+fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|e| Error::format(path, format!("no JSON object: {e}"))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path, "read", e)),
+    }
+}
+
+/// `chat_template.jinja`, or `chat_template` of the config: a text, or a list of named ones of
+/// which `default` is taken.
+fn chat_template(directory: &Path, config: &Map<String, Value>) -> Result<Option<String>> {
+    let path = directory.join("chat_template.jinja");
+    if path.is_file() {
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
+        return Ok(Some(text));
+    }
+    Ok(match config.get("chat_template") {
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::Array(named)) => named
+            .iter()
+            .find(|t| t.get("name").and_then(Value::as_str) == Some("default"))
+            .and_then(|t| t.get("template")?.as_str())
+            .map(str::to_string),
+        _ => None,
+    })
+}
