@@ -61,6 +61,7 @@ impl Args {
             top_k: self.top_k.map(|k| k as usize),
             top_p: self.top_p,
             seed: self.seed,
+            ..Sampling::default()
         }
     }
 }
