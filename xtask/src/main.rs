@@ -3,13 +3,17 @@
 //! One entry of [`TASKS`] per task; the help text and the dispatch both come
 //! from that list. `check` (in `checks/`) reads the tree and reports what
 //! cargo, rustfmt and clippy cannot see; `mutants-rate` (in `mutants.rs`)
-//! turns a cargo-mutants report into a rate and a verdict; `ops` runs the
+//! turns a cargo-mutants report into a rate and a verdict; `instructions` (in
+//! `instructions.rs`) counts what small workloads cost; `memory` (in `memory.rs`)
+//! runs the kernels' tests under a memory checker; `ops` runs the
 //! program that prints the table of operations, which xtask itself must not
 //! link (it would have to build the whole library before any check).
 //!
 //! Exit status: 0 done, 1 the task found something, 2 wrong usage.
 
 mod checks;
+mod instructions;
+mod memory;
 mod mutants;
 mod project;
 mod tokens;
@@ -25,6 +29,7 @@ struct Task {
 }
 
 /// What a task that ran to its end found.
+#[derive(Debug)]
 enum Outcome {
     /// Nothing to complain about.
     Clean,
@@ -38,6 +43,18 @@ const TASKS: &[Task] = &[
         arguments: "",
         help: "dependencies, file sizes, unsafe code, headers, machine paths, unfinished code",
         run: run_check,
+    },
+    Task {
+        name: "instructions",
+        arguments: "[--record]",
+        help: "instruction counts of small workloads against bench/instructions.json",
+        run: instructions::run,
+    },
+    Task {
+        name: "memory",
+        arguments: "address|valgrind",
+        help: "the kernels' tests under the address sanitizer or valgrind",
+        run: memory::run,
     },
     Task {
         name: "mutants-rate",
@@ -177,6 +194,8 @@ mod tests {
         assert_eq!(status(&["no-such-task"]), 2);
         assert_eq!(status(&["check", "--fast"]), 2);
         assert_eq!(status(&["ops", "--fast"]), 2);
+        assert_eq!(status(&["memory", "leaks"]), 2);
+        assert_eq!(status(&["instructions", "--fast"]), 2);
         assert_eq!(status(&["mutants-rate"]), 2);
         assert_eq!(status(&["mutants-rate", "absent.json", "80"]), 2);
         assert_eq!(status(&["help"]), 0);

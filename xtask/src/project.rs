@@ -115,7 +115,7 @@ impl Project {
 }
 
 /// The workspace's folder.
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here)
 }

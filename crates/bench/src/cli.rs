@@ -4,6 +4,9 @@
 //! the groups, as in the PyTorch script; anything else is read by clap. Limits on time and
 //! repetitions go with both.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use entrenar_core::DType;
@@ -53,6 +56,16 @@ pub enum Command {
     Cnn(CnnArguments),
     /// A matrix product: [M, K] times [K, N].
     Gemm(GemmArguments),
+    /// Single operations and layers: prints their times, records them or compares them.
+    Ops(OpsArguments),
+    /// Repeats a small workload on one thread, for a counter of instructions.
+    Count {
+        /// Which one: tinyop, xor, mlp, cnn or gpt.
+        name: String,
+        /// How often its step is called.
+        #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+        calls: usize,
+    },
     /// One fixed case in this process, by the name that `--list` prints.
     Case {
         /// The name.
@@ -75,6 +88,30 @@ pub struct Limits {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub budget: Option<f64>,
 }
+
+/// What `bench ops` does with the times.
+#[derive(Args, Debug)]
+pub struct OpsArguments {
+    /// Write the times to this file.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Compare with this file, written by --record; the exit status is 1 when anything is slower.
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    /// How much slower an operation may be.
+    #[arg(long, value_name = "PERCENT", default_value = "10%", value_parser = margin)]
+    pub margin: Margin,
+    /// Time only what has this text in its name.
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Milliseconds for each time.
+    #[arg(long, value_name = "MILLISECONDS", default_value = "25", value_parser = milliseconds)]
+    pub budget: Duration,
+}
+
+/// A part of one: 0.1 for 10 %.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Margin(pub f64);
 
 /// In which type the matrix products of a model run.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,6 +296,20 @@ fn sizes(text: &str) -> Result<Sizes, String> {
     }
 }
 
+fn margin(text: &str) -> Result<Margin, String> {
+    match text.trim().trim_end_matches('%').trim().parse::<f64>() {
+        Ok(percent) if percent >= 0.0 && percent.is_finite() => Ok(Margin(percent / 100.0)),
+        _ => Err("expected a percentage such as 10%".into()),
+    }
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(ms) if ms > 0.0 && ms <= 1e6 => Ok(Duration::from_secs_f64(ms / 1000.0)),
+        _ => Err("expected a number of milliseconds above 0".into()),
+    }
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(s) if s > 0.0 => Ok(s),
@@ -333,6 +384,10 @@ mod tests {
         };
         assert_eq!(a.case().name, "gpt_V9_4L128d2h_T64_B12");
         assert_eq!(a.limits.reps, Some(4));
+        let Some(Command::Ops(a)) = read("bench ops --margin 12.5%").unwrap().command else {
+            panic!("no ops")
+        };
+        assert_eq!(a.margin, Margin(0.125));
     }
 
     #[test]
@@ -345,8 +400,10 @@ mod tests {
             ),
             ("bench gpt --batch 0", "a whole number of at least 1"),
             ("bench gemm 64 64", "<K>"),
+            ("bench ops --margin=-5%", "a percentage such as 10%"),
+            ("bench ops --budget x", "milliseconds above 0"),
             ("bench gemm 64 64 64 --dtype f8", "possible values: f32"),
-            ("bench --budget -1 mlp", "budget"),
+            ("bench --budget=-1 mlp", "seconds above 0"),
             ("bench nonsense", "possible values: gemm"),
         ] {
             let text = read(line).unwrap_err().to_string();

@@ -8,11 +8,12 @@
 //! forward, loss, backward, update, gradients cleared.
 //!
 //! `cli.rs` reads the command line, `workloads/` has the steps, `timing.rs` measures, `spawn.rs`
-//! starts the processes. The comparison with PyTorch is the script `bench/compare.py`.
+//! starts the processes, `ops/` has the single operations. The comparison with PyTorch is the script `bench/compare.py`.
 //!
 //! Exit status: 0 done, 1 a workload failed or became slower, 2 wrong usage.
 
 mod cli;
+mod ops;
 mod spawn;
 mod timing;
 mod workloads;
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         Some(Command::Mlp(a)) => header_and(&a.case(), &a.limits),
         Some(Command::Cnn(a)) => header_and(&a.case(), &a.limits),
         Some(Command::Gemm(a)) => header_and(&a.case(), &a.limits),
+        Some(Command::Ops(a)) => ops::run(&a),
+        Some(Command::Count { name, calls }) => count(&name, calls),
         Some(Command::Case { id, limits }) => match workloads::find(&id) {
             Some(case) => measure(&case, &limits),
             None => {
@@ -42,6 +45,31 @@ fn main() -> ExitCode {
                 ExitCode::from(2)
             }
         },
+    }
+}
+
+/// Repeats a small workload; what counts the instructions stands outside.
+fn count(name: &str, calls: usize) -> ExitCode {
+    match workloads::counted::run(name, calls) {
+        Some(Ok(())) => {
+            println!("{}", timing::header());
+            ExitCode::SUCCESS
+        }
+        Some(Err(e)) => {
+            eprintln!("bench: {name}: {e}");
+            ExitCode::FAILURE
+        }
+        None => {
+            let known: Vec<&str> = workloads::counted::COUNTED
+                .iter()
+                .map(|(n, _)| *n)
+                .collect();
+            eprintln!(
+                "bench: nothing to count under `{name}`; there are {}",
+                known.join(", ")
+            );
+            ExitCode::from(2)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! fixed ones of the table and those of any shape are the same functions.
 
 pub mod cnn;
+pub mod counted;
 mod elementwise;
 pub mod gemm;
 pub mod gpt;
@@ -109,7 +110,7 @@ pub fn find(id: &str) -> Option<Case> {
 }
 
 /// `count` random class numbers below `classes`.
-fn classes(count: usize, classes: usize, seed: u64) -> Result<Tensor> {
+pub fn classes(count: usize, classes: usize, seed: u64) -> Result<Tensor> {
     let rng = entrenar_base::Philox::new(seed, 0);
     let values = (0..count as u64)
         .map(|i| rng.below(i, classes as u64) as i64)
