@@ -2,8 +2,9 @@
 //!
 //! Each architecture is a configuration (what `config.json` holds) and a module built from it;
 //! [`Architecture`] and [`Model`] are the closed sets of both, so that a saved directory can be
-//! rebuilt without user code. [`generate()`] samples text from a [`Gpt`]. This crate knows nothing
-//! of files and training loops.
+//! rebuilt without user code. Published language models are opened from their directories
+//! ([`LanguageModel`], with a [`Tokenizer`] as [`TextModel`]); [`generate()`] samples text from any
+//! [`CausalLm`]. This crate knows nothing of training loops.
 //!
 //! ```
 //! use entrenar_zoo::{Architecture, Model};
@@ -28,6 +29,7 @@ pub mod gpt2;
 mod keys;
 pub mod mlp;
 pub mod pretrained;
+pub mod text_model;
 pub mod tokenizer;
 
 pub use architecture::{Architecture, Model};
@@ -41,4 +43,5 @@ pub use gpt::{Gpt, GptConfig};
 pub use gpt2::{Gpt2, Gpt2Config};
 pub use mlp::{Mlp, MlpConfig};
 pub use pretrained::LanguageModel;
+pub use text_model::TextModel;
 pub use tokenizer::Tokenizer;

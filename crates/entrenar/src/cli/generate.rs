@@ -1,16 +1,16 @@
 //! `entrenar generate`: a prompt and text that continues it. Standard output holds only the text.
 
 use super::{Failure, Output, json, print, print_bytes, refuse_adapter};
+use entrenar::DType;
 use entrenar::train::trainer::TrainedModel;
-use entrenar::zoo::Sampling;
+use entrenar::zoo::{Sampling, TextModel};
 use serde_json::json;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 /// Continue a prompt with a trained language model
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The model: the `model` directory of a run
+    /// The model: the `model` directory of a run, or a model directory as published on a hub
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// An adapter to apply to the model
@@ -19,6 +19,13 @@ pub(crate) struct Args {
     /// The text to continue
     #[arg(long, value_name = "TEXT")]
     prompt: String,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// How tokens are chosen.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SamplingArgs {
     /// Length of the continuation in tokens
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: u32,
@@ -34,6 +41,9 @@ pub(crate) struct Args {
     /// Draw only from the most likely tokens that together reach probability P
     #[arg(long, value_name = "P", value_parser = probability)]
     top_p: Option<f64>,
+    /// Divide the logits of tokens that were there before: above 1 means less repetition
+    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = penalty)]
+    repetition_penalty: f64,
     /// Seed of the draws: the same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -46,6 +56,13 @@ fn temperature(text: &str) -> Result<f64, String> {
     }
 }
 
+fn penalty(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(p) if p > 0.0 && p.is_finite() => Ok(p),
+        _ => Err("expected a number above 0; 1 changes nothing".to_owned()),
+    }
+}
+
 fn probability(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(p) if p > 0.0 && p <= 1.0 => Ok(p),
@@ -53,26 +70,27 @@ fn probability(text: &str) -> Result<f64, String> {
     }
 }
 
-impl Args {
-    fn sampling(&self) -> Sampling {
+impl SamplingArgs {
+    /// The settings.
+    pub fn sampling(&self) -> Sampling {
         Sampling {
             max_new_tokens: self.max_new_tokens as usize,
             temperature: if self.greedy { 0.0 } else { self.temperature },
             top_k: self.top_k.map(|k| k as usize),
             top_p: self.top_p,
+            repetition_penalty: self.repetition_penalty,
             seed: self.seed,
             ..Sampling::default()
         }
     }
 }
 
-/// Prints the prompt and its continuation, token by token where the reader sees it.
+/// Prints the prompt and its continuation as it comes, then a line break.
 pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
     refuse_adapter(args.adapter.as_deref())?;
-    let model = TrainedModel::open(&args.model)?;
     let mut text = Vec::new();
     let mut trouble = None;
-    model.generate(&args.prompt, &args.sampling(), |bytes| {
+    let mut hand_over = |bytes: &[u8]| {
         // The prompt comes with the first token: a prompt that is refused prints nothing.
         if text.is_empty() {
             text.extend_from_slice(args.prompt.as_bytes());
@@ -85,7 +103,16 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
             trouble = print_bytes(bytes).err();
         }
         trouble.is_none()
-    })?;
+    };
+    if TextModel::is_in(&args.model) {
+        let model = TextModel::open(&args.model, Some(DType::F32))?;
+        model.generate(&args.prompt, &args.sampling.sampling(), |text| {
+            hand_over(text.as_bytes())
+        })?;
+    } else {
+        let model = TrainedModel::open(&args.model)?;
+        model.generate(&args.prompt, &args.sampling.sampling(), hand_over)?;
+    }
     if let Some(failure) = trouble {
         return Err(failure);
     }
@@ -93,9 +120,5 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
         let text = String::from_utf8_lossy(&text);
         return print(&json(&json!({"prompt": args.prompt, "text": text}))?);
     }
-    // A shell's prompt should not stick to the text; a file gets the text alone.
-    if std::io::stdout().is_terminal() {
-        print("\n")?;
-    }
-    Ok(())
+    print("\n")
 }

@@ -1,0 +1,108 @@
+//! Published models through the binary: the golden text of a small trained model, and a conversation.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+/// The model directory beside the workspace, or why there is none.
+fn stories() -> Option<PathBuf> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/stories260k");
+    if !path.is_dir() {
+        println!("skipped: {} is not there", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn entrenar(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_entrenar"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn greedy_text_is_the_published_text() {
+    let Some(folder) = stories() else { return };
+    let golden = std::fs::read_to_string(folder.join("golden.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
+    let model = folder.to_str().unwrap();
+    let all = [
+        "generate",
+        "--model",
+        model,
+        "--prompt",
+        "",
+        "--greedy",
+        "--max-new-tokens",
+        "200",
+    ];
+    let output = entrenar(&all, "");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text, format!("{}\n", golden["text"].as_str().unwrap()));
+    assert!(
+        output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn a_conversation_remembers_what_was_said() {
+    let Some(folder) = stories() else { return };
+    let place = tempfile::tempdir().unwrap();
+    for file in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
+        std::fs::copy(folder.join(file), place.path().join(file)).unwrap();
+    }
+    let model = place.path().to_str().unwrap();
+    let chat = [
+        "chat",
+        "--model",
+        model,
+        "--greedy",
+        "--max-new-tokens",
+        "12",
+    ];
+    let refused = entrenar(&chat, "hello\n");
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{message}");
+    assert!(
+        message.contains("the model has no chat template"),
+        "{message}"
+    );
+
+    let template = "{{ bos_token }}{% for m in messages %}{{ m.content }} {% endfor %}";
+    std::fs::write(place.path().join("chat_template.jinja"), template).unwrap();
+    let say = |input: &str| {
+        let output = entrenar(&chat, input);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(str::to_string).collect::<Vec<_>>()
+    };
+    let answers = say("Once upon a time\nThe end\n/reset\nThe end\n/exit\nnot heard\n");
+    assert_eq!(answers.len(), 3, "{answers:?}");
+    // The same words after another conversation get another answer; after /reset the one of a
+    // conversation that begins with them.
+    assert_eq!(answers[2..], say("The end\n"));
+    assert_eq!(answers[..1], say("Once upon a time\n"));
+    assert_ne!(answers[1], answers[2]);
+}

@@ -1,0 +1,190 @@
+//! [`TextModel`]: a published language model with its tokenizer, ready to continue a text or to
+//! answer in a conversation.
+//!
+//! Where generation ends is what the directory says: `eos_token_id` of `generation_config.json`,
+//! else of `config.json`, else the tokenizer's EOS.
+
+use std::path::Path;
+
+use entrenar_core::{DType, Error, Result};
+use serde_json::{Map, Value, json};
+
+use crate::pretrained::{LanguageModel, read_config};
+use crate::{ChatTemplate, Sampling, Tokenizer, generate};
+
+/// A language model and its tokenizer.
+pub struct TextModel {
+    /// The model.
+    pub model: LanguageModel,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    eos: Vec<u32>,
+}
+
+impl TextModel {
+    /// Whether a directory holds a published language model (and not one that a run of ours made,
+    /// which has another `config.json`).
+    pub fn is_in(directory: &Path) -> bool {
+        read_config(directory).is_ok_and(|c| c.contains_key("model_type"))
+    }
+
+    /// Opens a directory; floats are cast to `dtype` where one is named.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, the weights do not fit the config, or the tokenizer has
+    /// tokens that the model has no embedding for.
+    pub fn open(directory: impl AsRef<Path>, dtype: Option<DType>) -> Result<TextModel> {
+        let directory = directory.as_ref();
+        let model = LanguageModel::open(directory, dtype)?;
+        let tokenizer = Tokenizer::open(directory)?;
+        let rows = model.as_causal().head().shape()[0];
+        if tokenizer.vocabulary() > rows {
+            return Err(Error::format(
+                directory,
+                format!(
+                    "the tokenizer has {} tokens, the model embeddings for {rows}",
+                    tokenizer.vocabulary()
+                ),
+            ));
+        }
+        let eos = ends(directory, &model.config(), &tokenizer)?;
+        Ok(TextModel {
+            model,
+            tokenizer,
+            eos,
+        })
+    }
+
+    /// The tokens that end a text.
+    pub fn eos(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// Continues `prompt`, handing over text as it comes; `on_text` returns whether to go on.
+    ///
+    /// # Errors
+    /// When the prompt has no token (and the tokenizer adds none), is as long as the context, or
+    /// sampling is refused.
+    pub fn generate(
+        &self,
+        prompt: &str,
+        sampling: &Sampling,
+        on_text: impl FnMut(&str) -> bool,
+    ) -> Result<()> {
+        let tokens = self.tokenizer.encode(prompt, true)?;
+        self.continue_tokens(&tokens, sampling, on_text)
+    }
+
+    /// Continues tokens; see [`TextModel::generate`].
+    ///
+    /// # Errors
+    /// As [`TextModel::generate`].
+    pub fn continue_tokens(
+        &self,
+        tokens: &[u32],
+        sampling: &Sampling,
+        mut on_text: impl FnMut(&str) -> bool,
+    ) -> Result<()> {
+        let model = self.model.as_causal();
+        if tokens.len() >= model.context() {
+            return Err(Error::argument(
+                "generate",
+                format!("a prompt below the model's context of {}", model.context()),
+                format!("{} tokens", tokens.len()),
+            ));
+        }
+        let mut sampling = sampling.clone();
+        sampling.stop.extend(&self.eos);
+        let mut stream = self.tokenizer.stream(true);
+        // Text of the first new token depends on what stands before it.
+        for &token in tokens {
+            stream.push(token)?;
+        }
+        stream.finish()?;
+        let mut fault = None;
+        let mut go_on = true;
+        generate(model, tokens, &sampling, &mut |token| {
+            match stream.push(token) {
+                Ok(text) => go_on = text.is_empty() || on_text(&text),
+                Err(e) => fault = Some(e),
+            }
+            go_on && fault.is_none()
+        })?;
+        if let Some(e) = fault {
+            return Err(e);
+        }
+        let rest = stream.finish()?;
+        if go_on && !rest.is_empty() {
+            on_text(&rest);
+        }
+        Ok(())
+    }
+
+    /// The tokenizer's chat template with its special tokens.
+    ///
+    /// # Errors
+    /// When the directory has none, or it is not valid.
+    pub fn chat_template(&self) -> Result<ChatTemplate> {
+        let Some(template) = self.tokenizer.chat_template() else {
+            return Err(Error::config(
+                "the model has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json)",
+            ));
+        };
+        ChatTemplate::new(template, special_tokens(&self.tokenizer))
+    }
+
+    /// The tokens of a conversation with what begins the assistant's answer.
+    ///
+    /// # Errors
+    /// When there is no template, or it refuses the conversation.
+    pub fn encode_chat(&self, template: &ChatTemplate, messages: &Value) -> Result<Vec<u32>> {
+        let text = template.render(messages, None, true)?.text;
+        // The template writes the special tokens itself.
+        self.tokenizer.encode(&text, false)
+    }
+}
+
+/// `bos_token` and the others as a template's variables.
+pub fn special_tokens(tokenizer: &Tokenizer) -> Map<String, Value> {
+    let tokens = [
+        ("bos_token", tokenizer.bos()),
+        ("eos_token", tokenizer.eos()),
+        ("pad_token", tokenizer.pad()),
+        ("unk_token", tokenizer.unk()),
+    ];
+    let named = tokens
+        .into_iter()
+        .filter_map(|(name, token)| Some((name, token?)));
+    named
+        .map(|(name, token)| (name.to_string(), json!(token.text)))
+        .collect()
+}
+
+fn ends(directory: &Path, config: &Map<String, Value>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let path = directory.join("generation_config.json");
+    let mut places = Vec::new();
+    if path.is_file() {
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let value: Value = serde_json::from_str(&text)
+            .map_err(|e| Error::format(&path, format!("no JSON: {e}")))?;
+        places.push((path, value["eos_token_id"].clone()));
+    }
+    let own = config.get("eos_token_id").cloned().unwrap_or(Value::Null);
+    places.push((directory.join("config.json"), own));
+    for (path, value) in places {
+        let one = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+        let ids: Option<Vec<u32>> = match &value {
+            Value::Null => continue,
+            Value::Array(all) => all.iter().map(one).collect(),
+            other => one(other).map(|id| vec![id]),
+        };
+        return ids.ok_or_else(|| {
+            let what = "a token number or a list of them";
+            Error::format(
+                &path,
+                format!("`eos_token_id`: expected {what}, got {value}"),
+            )
+        });
+    }
+    Ok(tokenizer.eos().map(|t| t.id).into_iter().collect())
+}
