@@ -11,7 +11,7 @@ MUTANTS_PACKAGE ?= entrenar-core
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: build release test lint format deny-check tier1 tier2 tier3 coverage mutants ci bench doc clean help
+.PHONY: build release test lint format deny-check tier1 tier2 tier3 coverage mutants ci bench instructions doc clean help
 
 build: ## Build everything for development
 	$(CARGO) build --workspace --all-targets
@@ -62,6 +62,9 @@ ci: tier3 coverage mutants deny-check ## tier3, coverage, mutants and deny-check
 
 bench: ## Time the workloads
 	$(CARGO) run --release -p entrenar-bench
+
+instructions: ## Count the instructions of small workloads, fails on a rise (needs valgrind)
+	$(CARGO) xtask instructions
 
 doc: ## Build the documentation
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps

@@ -172,7 +172,7 @@ mod tests {
         assert!((1e-3..0.1).contains(&median), "{median}");
         assert!(line["min_s"].as_f64().unwrap() <= median);
         let rate = line["gflops"].as_f64().unwrap();
-        assert!(rate <= 1.0 && rate >= 0.0, "{rate}");
+        assert!((0.0..=1.0).contains(&rate), "{rate}");
         assert!(line["peak_mb"].as_u64().unwrap() >= line["baseline_mb"].as_u64().unwrap());
         assert!(line["page_faults"].is_u64());
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use entrenar_conformance::tolerances::DEFAULTS;
+use entrenar_conformance::tolerances::RULES;
 use entrenar_conformance::{Report, Suite, replay};
 use entrenar_core::DType;
 
@@ -43,9 +43,9 @@ enum Command {
 }
 
 fn parse_dtype(name: &str) -> Result<DType, String> {
-    let known = DEFAULTS.iter().find(|(dtype, ..)| dtype.name() == name);
+    let known = RULES.iter().find(|rule| rule.dtype.name() == name);
     known
-        .map(|(dtype, ..)| *dtype)
+        .map(|rule| rule.dtype)
         .ok_or_else(|| "expected f64, f32 or bf16".to_string())
 }
 

@@ -10,7 +10,7 @@ use entrenar_core::DType;
 
 use crate::replay::{Kind, Outcome, Replayed};
 use crate::suite::Case;
-use crate::tolerances::wider;
+use crate::tolerances::{rule, wider};
 
 /// Passed, failed, not supported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,9 +97,9 @@ impl Report {
                 errors[i] = errors[i].max(*error);
             }
             if let (Outcome::Passed(_), Some(w)) = (outcome, wider(&case.op, *kind, self.dtype)) {
-                let (kind, tolerance) = (kind.name(), w.tolerance);
+                let (kind, units) = (kind.name(), w.units);
                 self.wider
-                    .insert(format!("{label} {kind}: {tolerance:e}, {}", w.reason));
+                    .insert(format!("{label} {kind}: {units} units, {}", w.reason));
             }
             if let Outcome::Failed(why) = outcome {
                 let name = kind.name();
@@ -189,6 +189,13 @@ impl fmt::Display for Report {
             for text in self.unsupported() {
                 writeln!(f, "  {text}")?;
             }
+        }
+        if let Some(rule) = rule(self.dtype) {
+            writeln!(
+                f,
+                "\ntolerance in units of {:.1e}: {} forward, {} vjp and jvp, {} second",
+                rule.unit, rule.forward, rule.first, rule.second
+            )?;
         }
         if !self.wider.is_empty() {
             writeln!(f, "\nwider tolerance:")?;

@@ -9,8 +9,11 @@ use entrenar_zoo::GptConfig;
 use super::{Case, cnn, gpt, mlp, tinyop};
 use crate::cli::Precision;
 
-/// Names with how each is built.
-pub const COUNTED: &[(&str, fn() -> Option<Case>)] = &[
+/// A name with how its case is built.
+type Counted = (&'static str, fn() -> Option<Case>);
+
+/// What can be counted.
+pub const COUNTED: &[Counted] = &[
     ("tinyop", || tinyop::cases().pop()),
     ("xor", || mlp::xor().pop()),
     ("mlp", || {
