@@ -13,7 +13,7 @@ import shutil
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig,
+from transformers import (BertConfig, BertForMaskedLM, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig,
                           MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 OUT = pathlib.Path(__file__).parent.parent / "crates/zoo/tests/data/language_models"
@@ -36,6 +36,45 @@ MODELS = {
         vocab_size=29, n_positions=32, n_embd=16, n_layer=2, n_head=2, attn_implementation="eager",
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)),
 }
+
+
+BERT = dict(vocab_size=29, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
+            max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="eager")
+
+
+def encoders():
+    """BERT with both heads: logits with padding and token types, loss, gradients, a sentence's vector."""
+    for seed, (name, build) in enumerate({"bert-words": lambda: BertForMaskedLM(BertConfig(**BERT)),
+                                          "bert-classes": lambda: BertForSequenceClassification(BertConfig(**BERT, num_labels=3))}.items()):
+        torch.manual_seed(100 + seed)
+        model = build().float().train()
+        for parameter_name, parameter in model.named_parameters():
+            std = 0.3 if parameter.dim() > 1 else 0.1
+            parameter.data = (parameter.data if "LayerNorm" in parameter_name else 0) + std * torch.randn_like(parameter)
+        model.tie_weights()
+        folder = OUT / name
+        shutil.rmtree(folder, ignore_errors=True)
+        model.save_pretrained(folder)
+        tokens = torch.randint(0, 29, (2, 9))
+        types = torch.randint(0, 2, (2, 9))
+        mask = torch.ones(2, 9, dtype=torch.int64)
+        mask[1, 6:] = 0
+        words = name == "bert-words"
+        labels = torch.randint(0, 29, (2, 9)) if words else torch.tensor([2, 0])
+        if words:
+            labels[0, ::2] = -100
+        logits = model(tokens, token_type_ids=types, attention_mask=mask).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2) if words else logits, labels.flatten(), ignore_index=-100)
+        loss.backward()
+        hidden = model.bert(tokens, token_type_ids=types, attention_mask=mask).last_hidden_state
+        weight = mask[:, :, None].float()
+        mean = torch.nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1))
+        golden = {"tokens": tokens, "types": types, "mask": mask, "targets": labels, "logits": logits.detach(),
+                  "loss": loss.detach().reshape(1), "sentence": mean.detach()}
+        for n, p in model.named_parameters():
+            golden[f"gradient.{n}"] = p.grad.clone()
+        save_file({k: v.contiguous() for k, v in golden.items()}, folder / "golden.safetensors")
+        print(name, loss.item())
 
 
 def old_form(path):
@@ -89,3 +128,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    encoders()

@@ -18,6 +18,7 @@
 //! ```
 
 pub mod architecture;
+pub mod bert;
 pub mod build;
 pub mod causal;
 pub mod chat;
@@ -33,6 +34,7 @@ pub mod text_model;
 pub mod tokenizer;
 
 pub use architecture::{Architecture, Model};
+pub use bert::{Bert, BertConfig, BertHead, BertInput};
 pub use build::{Builder, Start};
 pub use causal::{CausalLm, LmInput};
 pub use chat::ChatTemplate;

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use entrenar_core::{Array, DType, Error, Result, Tensor};
 use entrenar_io::Weights;
-use entrenar_nn::{Ctx, Init, Module, Parameters, Visitor};
+use entrenar_nn::{Ctx, Init, Module, NamedArrays, Parameters, Visitor};
 use serde_json::{Map, Value};
 
+use crate::bert::modern_names;
 use crate::build::Builder;
 use crate::causal::{CausalLm, LmInput};
-use crate::{Decoder, DecoderConfig, Gpt2, Gpt2Config};
+use crate::{Bert, BertConfig, Decoder, DecoderConfig, Gpt2, Gpt2Config};
 
 /// A language model of any family that a directory may hold.
 #[non_exhaustive]
@@ -108,18 +109,47 @@ impl LanguageModel {
     /// When the directory exists and is not empty, or a file cannot be written; nothing is left
     /// behind then.
     pub fn save(&self, directory: impl AsRef<Path>) -> Result<()> {
+        save(directory.as_ref(), self.config(), self.state())
+    }
+}
+
+/// Writes a directory whose config names the parameters' dtype.
+fn save(directory: &Path, mut config: Map<String, Value>, state: NamedArrays) -> Result<()> {
+    let dtype = state.first().map_or(DType::F32, |(_, a)| a.dtype());
+    let torch = match dtype {
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        DType::F64 => "float64",
+        _ => "float32",
+    };
+    config.insert("dtype".into(), torch.into());
+    config.insert("torch_dtype".into(), torch.into());
+    write_directory(directory, &config, &state)
+}
+
+impl Bert {
+    /// The encoder in a directory, with the head that its config names. Floats are cast to `dtype`;
+    /// without one they stay as they are, mapped from the file.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::open`].
+    pub fn open(directory: impl AsRef<Path>, dtype: Option<DType>) -> Result<Bert> {
         let directory = directory.as_ref();
-        let (mut config, state) = (self.config(), self.state());
-        let dtype = state.first().map_or(DType::F32, |(_, a)| a.dtype());
-        let torch = match dtype {
-            DType::F16 => "float16",
-            DType::BF16 => "bfloat16",
-            DType::F64 => "float64",
-            _ => "float32",
-        };
-        config.insert("dtype".into(), torch.into());
-        config.insert("torch_dtype".into(), torch.into());
-        write_directory(directory, &config, &state)
+        let config = BertConfig::from_json(&read_config(directory)?)?;
+        let named = |e: Error| e.context(directory.display());
+        let arrays = modern_names(Weights::open(directory)?.tensors()?, config.head);
+        let mut builder = Builder::given(arrays, dtype);
+        let model = Bert::new(config, &mut builder).map_err(named)?;
+        builder.finish(|_| false).map_err(named)?;
+        Ok(model)
+    }
+
+    /// Writes `config.json` and `model.safetensors`.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::save`].
+    pub fn save(&self, directory: impl AsRef<Path>) -> Result<()> {
+        save(directory.as_ref(), self.config().to_json(), self.state())
     }
 }
 

@@ -4,12 +4,13 @@
 
 use std::path::PathBuf;
 
+use entrenar_core::ops::cross_entropy::CrossEntropy;
 use entrenar_core::ops::loss::Reduction;
 use entrenar_core::{Array, DType, Tensor};
 use entrenar_io::SafeTensors;
 use entrenar_nn::optim::{AdamW, Optimizer};
 use entrenar_nn::{Ctx, Parameters};
-use entrenar_zoo::{KvCache, LanguageModel, LmInput};
+use entrenar_zoo::{Bert, BertInput, KvCache, LanguageModel, LmInput};
 
 const NAMES: [&str; 7] = [
     "llama",
@@ -263,5 +264,61 @@ fn what_does_not_fit_is_named() {
     ] {
         let message = copy(name, &replace(from, to));
         assert!(message.contains(part), "{name}: {message}");
+    }
+}
+
+#[test]
+fn encoders_are_those_of_transformers() {
+    for name in ["bert-words", "bert-classes"] {
+        let model = Bert::open(folder(name), None).unwrap();
+        let golden = golden(name);
+        let get = |key: &str| Tensor::from(golden.tensor(key).unwrap());
+        let (types, mask) = (get("types"), get("mask"));
+        let input = BertInput {
+            token_types: Some(&types),
+            mask: Some(&mask),
+        };
+        let cx = &mut Ctx::train(0, 0);
+        let logits = model.forward_with(&get("tokens"), input, cx).unwrap();
+        let off = distance(logits.array(), get("logits").array());
+        assert!(off < 2e-6, "{name}: logits differ by {off}");
+        let rows = logits.reshape([get("targets").numel(), logits.dims()[logits.rank() - 1]]);
+        let targets = get("targets").flatten(0, -1).unwrap();
+        let options = CrossEntropy {
+            ignore_index: -100,
+            ..Default::default()
+        };
+        let loss = rows.unwrap().cross_entropy(&targets, &options).unwrap();
+        let off = distance(loss.reshape([1]).unwrap().array(), get("loss").array());
+        assert!(off < 2e-6, "{name}: the loss differs by {off}");
+        loss.backward().unwrap();
+        for (key, p) in model.named_parameters() {
+            // Softmax does not see what is added to every key: only rounding is left.
+            if key.ends_with("key.bias") {
+                continue;
+            }
+            let Some(gradient) = p.grad() else {
+                panic!("{name}: {key} has no gradient");
+            };
+            let off = distance(gradient.array(), get(&format!("gradient.{key}")).array());
+            assert!(off < 1e-5, "{name}: the gradient of {key} differs by {off}");
+        }
+        let sentence = model
+            .embed(&get("tokens"), input, &mut Ctx::eval())
+            .unwrap();
+        let off = distance(sentence.array(), get("sentence").array());
+        assert!(off < 2e-6, "{name}: the sentence's vector differs by {off}");
+        let place = tempfile::tempdir().unwrap();
+        model.save(place.path().join("copy")).unwrap();
+        let back = Bert::open(place.path().join("copy"), None).unwrap();
+        assert_eq!(back.config().head, model.config().head);
+        assert!(
+            back.features(
+                &Tensor::zeros([1, 17], DType::I64),
+                BertInput::default(),
+                &mut Ctx::eval()
+            )
+            .is_err()
+        );
     }
 }
