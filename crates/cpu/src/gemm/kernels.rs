@@ -5,7 +5,7 @@ use std::ops::{Add, Mul};
 use entrenar_base::Float;
 
 use super::{KC, Operand};
-use crate::simd::{Level, level, multiversion};
+use crate::simd::{Level, fused, level, multiversion};
 
 /// Elements of the largest tile.
 pub(super) const LARGEST: usize = 12 * 32;
@@ -163,11 +163,11 @@ fn step<T: GemmFloat, const FUSED: bool>(x: T, y: T, sum: T) -> T {
     if FUSED { x.fused(y, sum) } else { x * y + sum }
 }
 
-/// The kernel for every other instruction set: plain code, multiply and add.
+/// The kernel for every other instruction set: plain code.
 ///
 /// # Safety
 /// As [`Kernel`].
-unsafe fn portable<T: GemmFloat>(
+unsafe fn portable<T: GemmFloat, const FUSED: bool>(
     depth: usize,
     alpha: T,
     a: *const T,
@@ -176,7 +176,6 @@ unsafe fn portable<T: GemmFloat>(
     width: usize,
     add: bool,
 ) {
-    const FUSED: bool = cfg!(target_arch = "aarch64");
     let mut sums = [[T::ZERO; 8]; 4];
     // SAFETY: slivers hold `depth` steps of 4 and 8 elements and the output tile is ours.
     unsafe {
@@ -214,8 +213,7 @@ macro_rules! gemm_float {
                 width: usize,
                 accumulate: bool
             ) {
-                // On x86-64 the baseline has no fused multiply-add, and its kernel rounds twice.
-                let fused = level() > Level::Baseline || cfg!(target_arch = "aarch64");
+                let fused = fused();
                 let (m, n, k) = sizes;
                 for i in 0..m {
                     for j in (0..n).step_by(STRIP) {
@@ -268,7 +266,8 @@ macro_rules! gemm_float {
                     Level::Avx2 => return Tile { mr: 6, nr: $nr2, kernel: $avx2 },
                     Level::Baseline => {}
                 }
-                Tile { mr: 4, nr: 8, kernel: portable::<$T> }
+                let kernel = if fused() { portable::<$T, true> } else { portable::<$T, false> };
+                Tile { mr: 4, nr: 8, kernel }
             }
 
             #[inline(always)]

@@ -4,10 +4,13 @@
 //! FMA and the baseline, and picks by [`level`]. Rust never contracts `a * b + c`, and our code
 //! says `mul_add` where it means it, so elementwise results are the same bits at every level.
 //! `ENTRENAR_SIMD=baseline|avx2|avx512` lowers the level, for tests.
+//!
+//! The one liberty that levels take is [`fused`]: where the baseline has no fused multiply-add, sums
+//! of products round twice there. [`set_strict`] takes it away.
 
 pub mod math;
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// Instruction sets that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +75,34 @@ pub fn available() -> Level {
         }
     }
     Level::Baseline
+}
+
+static STRICT: AtomicBool = AtomicBool::new(false);
+
+/// Whether numbers may not depend on the processor's instruction set.
+pub fn strict() -> bool {
+    STRICT.load(Ordering::Relaxed)
+}
+
+/// Makes every level compute the same bits, for the whole process. This costs nothing on processors
+/// with fused multiply-add (x86-64 since 2013, every aarch64). Others call a function for each of
+/// them, which makes matrix products many times slower.
+///
+/// ```
+/// use entrenar_cpu::simd::{set_strict, strict};
+///
+/// set_strict(true);
+/// assert!(strict());
+/// # set_strict(false);
+/// ```
+pub fn set_strict(on: bool) {
+    STRICT.store(on, Ordering::Relaxed);
+}
+
+/// Whether sums of products round once a step. A kernel that rounds differently at some level asks
+/// this, and follows.
+pub(crate) fn fused() -> bool {
+    level() > Level::Baseline || cfg!(target_arch = "aarch64") || strict()
 }
 
 /// Defines a function whose body is compiled for every [`Level`] and chosen at run time.
