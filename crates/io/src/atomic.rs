@@ -47,10 +47,10 @@ pub(crate) fn write_with<T>(
     let parent = directory_of(path);
     let temporary = parent.join(temporary_name(&name.to_string_lossy()));
     let written = create_synced(disk, &temporary, fill)
-        .map_err(|e| Error::io(path, "write", e))
+        .map_err(|e| Error::io(path, "cannot write", e))
         .and_then(|value| {
             disk.rename(&temporary, path)
-                .map_err(|e| Error::io(path, "put in place", e))?;
+                .map_err(|e| Error::io(path, "cannot put in place", e))?;
             Ok(value)
         });
     if written.is_err() {
@@ -59,7 +59,7 @@ pub(crate) fn write_with<T>(
     }
     let value = written?;
     disk.sync_dir(&parent)
-        .map_err(|e| Error::io(&parent, "sync the directory", e))?;
+        .map_err(|e| Error::io(&parent, "cannot sync the directory", e))?;
     Ok(value)
 }
 
@@ -118,7 +118,7 @@ mod tests {
     fn impossible_targets_are_errors() {
         let dir = tempfile::tempdir().unwrap();
         let e = write_atomic(dir.path().join("no/f"), b"x").unwrap_err();
-        assert!(e.to_string().contains("f: write: "), "{e}");
+        assert!(e.to_string().contains("f: cannot write: "), "{e}");
         assert!(write_atomic("/", b"x").is_err());
         fs::create_dir(dir.path().join("d")).unwrap();
         fs::write(dir.path().join("d/x"), b"").unwrap();

@@ -256,7 +256,7 @@ fn paths_that_are_no_files() {
     let e = SafeTensors::open(dir.path().join("no"))
         .unwrap_err()
         .to_string();
-    assert!(e.contains("no: open: No such file"), "{e}");
+    assert!(e.contains("no: cannot open: No such file"), "{e}");
     let e = inspect(dir.path()).unwrap_err().to_string();
     assert!(e.contains("nothing to inspect"), "{e}");
     let e = Weights::open(dir.path()).unwrap_err().to_string();

@@ -4,6 +4,7 @@ use std::fs;
 
 use entrenar_base::Array;
 use entrenar_io::inspect::Kind;
+use entrenar_io::safetensors::with_checksums;
 use entrenar_io::{Store, inspect, write_safetensors};
 
 fn save(store: &Store, step: u64) {
@@ -57,7 +58,7 @@ fn a_table_for_people() {
             "encoder.weight  F32    [1000, 2]           8,000",
             "2,001 parameters, 7.8 KiB in tensors",
             &format!(
-                "intact: 1 files, 2 tensors, {} bytes compared",
+                "intact: 1 file, 2 tensors, {} bytes compared",
                 fs::metadata(&path).unwrap().len()
             ),
             "  no checksums: structure and values only",
@@ -145,6 +146,57 @@ fn the_damaged_tensor_is_named() {
             text.contains(&format!("{file}: tensor `w` is damaged: checksum")),
             "{text}"
         );
+    }
+}
+
+/// A file that vouches for itself: what the metadata say of each tensor.
+#[test]
+fn a_file_with_checksums_names_its_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let turned = Array::from_vec((0..6).map(f64::from).collect(), [2, 3]).unwrap();
+    let tensors = [
+        ("a", Array::full([3, 5], 1.0f32)),
+        ("b", turned.transpose(0, 1).unwrap()),
+    ];
+    let metadata = with_checksums([("format".to_string(), "pt".to_string())].into(), &tensors);
+    write_safetensors(&path, &tensors, &metadata).unwrap();
+    let good = fs::read(&path).unwrap();
+    let found = inspect(&path).unwrap().verify().unwrap();
+    let text = found.to_string();
+    assert!(
+        text.contains("format = pt") && !text.contains("crc32c") && !text.contains("no checksums"),
+        "{text}"
+    );
+    let verification = found.verification.unwrap();
+    assert!(verification.checksums && verification.report.is_intact());
+
+    let replaced = |from: &str, to: &str| {
+        let at = good.windows(from.len()).position(|w| w == from.as_bytes());
+        let mut bytes = good.clone();
+        bytes[at.unwrap()..][..to.len()].copy_from_slice(to.as_bytes());
+        bytes
+    };
+    let mut flipped = good.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let cases = [
+        // One bit of the last tensor: f32 data come after those of f64.
+        (flipped, Some("a"), "checksum "),
+        // The data are the same, their meaning is not.
+        (replaced("[3,5]", "[5,3]"), Some("a"), "checksum "),
+        (replaced("\"b\":{", "\"c\":{"), Some("c"), "no checksum"),
+        (
+            replaced("{\\\"a", "[\\\"a"),
+            None,
+            "checksums in the metadata",
+        ),
+    ];
+    for (bytes, tensor, reason) in cases {
+        fs::write(&path, bytes).unwrap();
+        let found = inspect(&path).unwrap().verify().unwrap();
+        let damage = found.verification.unwrap().report.damage;
+        assert_eq!(damage[0].tensor.as_deref(), tensor, "{damage:?}");
+        assert!(damage[0].reason.contains(reason), "{damage:?}");
     }
 }
 

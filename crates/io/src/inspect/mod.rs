@@ -12,7 +12,7 @@ use entrenar_base::Element as _;
 use entrenar_base::{Array, DType, Error, Result, dispatch};
 use serde::Serialize;
 
-use crate::safetensors::{SafeTensors, StoredDType, TensorInfo, Weights};
+use crate::safetensors::{CHECKSUMS, Checksums, SafeTensors, StoredDType, TensorInfo, Weights};
 use crate::store::{Checkpoint, Damage, MANIFEST, Report, Store};
 
 /// What kind of thing a path is.
@@ -70,7 +70,7 @@ pub struct FileRow {
     pub bytes: u64,
     /// Tensors in it; `None` for a file without tensors.
     pub tensors: Option<usize>,
-    /// Its `__metadata__`.
+    /// Its `__metadata__`, checksums left out.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
 }
@@ -243,10 +243,13 @@ impl Inspection {
         for (tensor, info) in file.infos().filter(|(tensor, _)| seen(tensor)) {
             self.add_tensor(&name, tensor, info);
         }
+        let mut metadata = file.metadata().clone();
+        // For `verify`, not for readers.
+        metadata.remove(CHECKSUMS);
         self.files.push(FileRow {
             bytes: file.size() as u64,
             tensors: Some(file.len()),
-            metadata: file.metadata().clone(),
+            metadata,
             name,
         });
     }
@@ -265,7 +268,7 @@ impl Inspection {
     }
 
     /// Reads everything again and reports damage: by checksum where a manifest has them (also for
-    /// a safetensors file inside a checkpoint), else by structure and values.
+    /// a safetensors file inside a checkpoint) or the file itself, else by structure and values.
     ///
     /// # Errors
     /// When the path has changed since and can no longer be inspected.
@@ -312,9 +315,10 @@ impl Inspection {
     fn verify_weights(&self, weights: &Weights, out: &mut Verification) {
         for file in weights.files() {
             let name = relative(&self.path, file.path());
+            let sums = Checksums::of(file.metadata());
             let by_manifest = manifest_beside(file.path());
-            out.checksums &= by_manifest.is_some();
-            let report = by_manifest.unwrap_or_else(|| check_values(file));
+            out.checksums &= by_manifest.is_some() || sums.is_some();
+            let report = by_manifest.unwrap_or_else(|| check_tensors(file, sums));
             let prefix = name.strip_suffix(&*file_name(file.path())).unwrap_or("");
             add(&mut out.report, report, prefix);
             out.non_finite.extend(non_finite(file, &name));
@@ -428,26 +432,52 @@ fn manifest_beside(path: &Path) -> Option<Report> {
     checkpoint.verify_file(&file_name(path))
 }
 
-/// Without checksums: every tensor must at least be readable (a bool is 0 or 1).
-fn check_values(file: &SafeTensors) -> Report {
-    let mut report = Report {
+/// The report on a file by its own checksums. Without them every tensor must at least be readable (a
+/// bool is 0 or 1).
+fn check_tensors(file: &SafeTensors, sums: Option<Result<Checksums, String>>) -> Report {
+    let mut damage = Vec::new();
+    let mut add = |tensor: Option<&str>, reason: String| {
+        damage.push(Damage {
+            file: file_name(file.path()).into_owned(),
+            tensor: tensor.map(str::to_string),
+            reason,
+        });
+    };
+    let sums = match sums {
+        Some(Ok(sums)) => Some(sums),
+        Some(Err(reason)) => {
+            add(None, reason);
+            None
+        }
+        None => None,
+    };
+    for (name, info) in file.infos() {
+        let complaint = match (&sums, file.tensor_bytes(name)) {
+            (Some(sums), Ok(bytes)) => sums.complaint(name, info, bytes),
+            (None, _) if info.dtype.array_dtype().is_some() => {
+                file.tensor(name).err().map(|e| e.to_string())
+            }
+            _ => None,
+        };
+        if let Some(reason) = complaint {
+            add(Some(name), reason);
+        }
+    }
+    if let Some(name) = sums
+        .as_ref()
+        .and_then(|s| s.absent(|n| file.info(n).is_some()))
+    {
+        add(
+            Some(name),
+            "it has a checksum and is not in the file".to_string(),
+        );
+    }
+    Report {
         files: 1,
         tensors: file.len(),
         bytes: file.size() as u64,
-        damage: Vec::new(),
-    };
-    for (name, info) in file.infos() {
-        if info.dtype.array_dtype().is_some()
-            && let Err(e) = file.tensor(name)
-        {
-            report.damage.push(Damage {
-                file: file_name(file.path()).into_owned(),
-                tensor: Some(name.to_string()),
-                reason: e.to_string(),
-            });
-        }
+        damage,
     }
-    report
 }
 
 fn non_finite(file: &SafeTensors, shown: &str) -> Vec<NonFinite> {

@@ -1,8 +1,10 @@
 //! Safetensors files: [`SafeTensors`] reads one, [`write_safetensors`] writes one, [`Weights`]
 //! reads a model that may be sharded.
 //!
-//! `header.rs` checks what a file claims, `write.rs` produces, `sharded.rs` follows an index.
+//! `header.rs` checks what a file claims, `write.rs` produces, `sharded.rs` follows an index,
+//! `checksums.rs` lets a file vouch for its own tensors.
 
+mod checksums;
 pub(crate) mod header;
 mod sharded;
 pub(crate) mod write;
@@ -13,6 +15,8 @@ use std::sync::Arc;
 
 use entrenar_base::{Array, Error, ErrorKind, Mapped, Result};
 
+pub use checksums::with_checksums;
+pub(crate) use checksums::{CHECKSUMS, Checksums};
 pub use header::{StoredDType, TensorInfo};
 pub use sharded::Weights;
 pub use write::{to_bytes, write_safetensors};
@@ -81,7 +85,7 @@ impl SafeTensors {
     pub fn read(path: impl AsRef<Path>) -> Result<SafeTensors> {
         let path = path.as_ref();
         refuse_directory(path)?;
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "cannot read", e))?;
         Self::new(path, Content::Owned(Arc::new(bytes)))
     }
 

@@ -77,7 +77,7 @@ impl Weights {
 
     #[track_caller]
     fn open_index(path: &Path) -> Result<Weights> {
-        let text = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let text = std::fs::read(path).map_err(|e| Error::io(path, "cannot read", e))?;
         let index: Index = serde_json::from_slice(&text)
             .map_err(|e| Error::format(path, format!("not a safetensors index: {e}")))?;
         let mut by_shard: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

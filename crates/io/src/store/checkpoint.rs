@@ -108,7 +108,7 @@ impl Checkpoint {
     pub fn bytes(&self, file: &str) -> Result<Vec<u8>> {
         let entry = self.entry(file)?;
         let path = self.path.join(file);
-        let bytes = fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let bytes = fs::read(&path).map_err(|e| Error::io(&path, "cannot read", e))?;
         match check_bytes(entry, &bytes) {
             Some(damage) => Err(Error::format(&path, damage.what())),
             None => Ok(bytes),
@@ -284,6 +284,12 @@ impl Report {
     }
 }
 
+/// `1 file`, `2 files`.
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = if self.is_intact() {
@@ -293,8 +299,10 @@ impl fmt::Display for Report {
         };
         write!(
             f,
-            "{state}: {} files, {} tensors, {} bytes compared",
-            self.files, self.tensors, self.bytes
+            "{state}: {}, {}, {} bytes compared",
+            counted(self.files, "file"),
+            counted(self.tensors, "tensor"),
+            self.bytes
         )?;
         for damage in &self.damage {
             write!(f, "\n  {damage}")?;

@@ -147,7 +147,7 @@ impl Store {
         };
         self.disk
             .create_dir(&temporary.path)
-            .map_err(|e| Error::io(&destination, "create", e))?;
+            .map_err(|e| Error::io(&destination, "cannot create", e))?;
         let mut writer = CheckpointWriter {
             disk: &*self.disk,
             directory: temporary.path.clone(),
@@ -158,10 +158,10 @@ impl Store {
         let text = Manifest::new(step, writer.files).to_text()?;
         let manifest = temporary.path.join(MANIFEST);
         atomic::create_synced(&*self.disk, &manifest, |out| out.write_all(text.as_bytes()))
-            .map_err(|e| Error::io(destination.join(MANIFEST), "write", e))?;
+            .map_err(|e| Error::io(destination.join(MANIFEST), "cannot write", e))?;
         self.disk
             .sync_dir(&temporary.path)
-            .map_err(|e| Error::io(&destination, "sync the directory", e))?;
+            .map_err(|e| Error::io(&destination, "cannot sync the directory", e))?;
         let replaced = self.put_in_place(&temporary, &destination, step)?;
         self.sync()?;
         if let Some(old) = replaced {
@@ -179,7 +179,7 @@ impl Store {
         destination: &Path,
         step: u64,
     ) -> Result<Option<PathBuf>> {
-        let failed = |e| Error::io(destination, "put in place", e);
+        let failed = |e| Error::io(destination, "cannot put in place", e);
         if fs::symlink_metadata(destination).is_err() {
             self.disk
                 .rename(&temporary.path, destination)
@@ -294,7 +294,7 @@ impl Store {
             }
             let path = self.path_of(step);
             self.discard(&path)
-                .map_err(|e| Error::io(&path, "remove", e))?;
+                .map_err(|e| Error::io(&path, "cannot remove", e))?;
             removed.push(step);
         }
         if !removed.is_empty() {
@@ -327,7 +327,7 @@ impl Store {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(&path, "read", e)),
+            Err(e) => return Err(Error::io(&path, "cannot read", e)),
         };
         std::str::from_utf8(&text)
             .ok()
@@ -344,7 +344,7 @@ impl Store {
     /// Names in the directory; none when it is absent.
     #[track_caller]
     fn entries(&self) -> Result<Vec<String>> {
-        let failed = |e| Error::io(&self.dir, "list", e);
+        let failed = |e| Error::io(&self.dir, "cannot list", e);
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -367,13 +367,19 @@ impl Store {
         let mut changed = false;
         for name in self.entries()? {
             let path = self.dir.join(&name);
-            let failed = |e| Error::io(&path, "remove the leftover of an interrupted save", e);
+            let failed = |e| {
+                Error::io(
+                    &path,
+                    "cannot remove the leftover of an interrupted save",
+                    e,
+                )
+            };
             if let Some(step) = name.strip_prefix(OLD).and_then(step_of_replaced)
                 && !self.path_of(step).exists()
             {
                 self.disk
                     .rename(&path, &self.path_of(step))
-                    .map_err(|e| Error::io(&path, "restore", e))?;
+                    .map_err(|e| Error::io(&path, "cannot restore", e))?;
             } else if !name.starts_with(TEMPORARY) && !name.starts_with(OLD) {
                 continue;
             } else {
@@ -406,7 +412,7 @@ impl Store {
     fn sync(&self) -> Result<()> {
         self.disk
             .sync_dir(&self.dir)
-            .map_err(|e| Error::io(&self.dir, "sync the directory", e))
+            .map_err(|e| Error::io(&self.dir, "cannot sync the directory", e))
     }
 
     /// Held while saving, so that another process does not clean the save away. The lock is on
@@ -469,12 +475,12 @@ fn create_durably(disk: &dyn Disk, dir: &Path) -> Result<()> {
     create_durably(disk, &parent)?;
     match disk.create_dir(dir) {
         Err(e) if !(e.kind() == ErrorKind::AlreadyExists && dir.is_dir()) => {
-            return Err(Error::io(dir, "create", e));
+            return Err(Error::io(dir, "cannot create", e));
         }
         _ => {}
     }
     disk.sync_dir(&parent)
-        .map_err(|e| Error::io(&parent, "sync the directory", e))
+        .map_err(|e| Error::io(&parent, "cannot sync the directory", e))
 }
 
 fn directory_name(step: u64) -> String {

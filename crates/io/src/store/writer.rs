@@ -107,6 +107,6 @@ impl CheckpointWriter<'_> {
             ));
         }
         create_synced(self.disk, &self.directory.join(file), fill)
-            .map_err(|e| Error::io(self.destination.join(file), "write", e))
+            .map_err(|e| Error::io(self.destination.join(file), "cannot write", e))
     }
 }
