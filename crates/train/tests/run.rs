@@ -219,7 +219,7 @@ proptest! {
                 Record::new(step as u64, 0.0, if step % 5 == 4 { Split::Validation } else { Split::Train }, loss)
             })
             .collect();
-        let svg = loss_plot(&records);
+        let svg = loss_plot(&records, None);
         prop_assert!(!svg.contains("NaN") && !svg.contains("inf"), "{}", svg);
         prop_assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());
     }
@@ -252,11 +252,11 @@ fn plots_are_readable_with_few_and_many_points() {
     spiked[900].loss = Number::F64(5000.0);
     spiked[901].loss = Number::F64(f64::NAN);
     let plots = [
-        ("one", loss_plot(&one)),
-        ("few", loss_plot(&curve(12, 4))),
-        ("many", loss_plot(&curve(10_000, 250))),
-        ("spiked", loss_plot(&spiked)),
-        ("none", loss_plot(&[])),
+        ("one", loss_plot(&one, None)),
+        ("few", loss_plot(&curve(12, 4), Some(4))),
+        ("many", loss_plot(&curve(10_000, 250), None)),
+        ("spiked", loss_plot(&spiked, None)),
+        ("none", loss_plot(&[], None)),
     ];
     for (name, svg) in &plots {
         // For looking at them: PLOT_DIR=somewhere cargo test.
@@ -272,7 +272,8 @@ fn plots_are_readable_with_few_and_many_points() {
         assert!(svg.len() < 40_000, "{name}: {} bytes", svg.len());
     }
     assert!(plots[0].1.contains("train: 4.17"));
-    assert!(plots[2].1.contains("best 1.") && plots[2].1.contains("validation"));
+    assert!(plots[1].1.contains("at step 4)"), "the step that was told");
+    assert!(plots[2].1.contains("best: 1.") && plots[2].1.contains("validation"));
     assert!(
         plots[3]
             .1

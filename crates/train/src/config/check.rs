@@ -45,7 +45,7 @@ pub(super) fn check(root: &Node, names: &Names, folders: &Folders) -> Checked {
         Value::Map(entries) => Json::Object(checker.section(&ROOT, entries, "", None)),
         other => {
             let message = format!(
-                "expected sections such as `task: language-model`, came {}",
+                "expected sections such as `task: language-model`, got {}",
                 other.describe()
             );
             checker.report(Some(root.place), "", message);
@@ -420,7 +420,7 @@ impl Checker<'_> {
                             out.extend(self.path(text, item.place, &format!("{path}[{i}]")))
                         }
                         other => {
-                            let message = format!("expected a path, came {}", other.describe());
+                            let message = format!("expected a path, got {}", other.describe());
                             self.report(Some(item.place), &format!("{path}[{i}]"), message);
                         }
                     }
@@ -431,7 +431,7 @@ impl Checker<'_> {
                 if (*fewest..=*most).contains(&items.len()) {
                     Some(self.list(item, items, path))
                 } else {
-                    let message = format!("expected {kind}, came {} elements", items.len());
+                    let message = format!("expected {kind}, got {} elements", items.len());
                     self.report(Some(node.place), path, message);
                     None
                 }
@@ -483,7 +483,7 @@ impl Checker<'_> {
     }
 
     fn mismatch(&mut self, kind: &Kind, node: &Node, path: &str) -> Option<Json> {
-        let mut message = format!("expected {kind}, came {}", node.value.describe());
+        let mut message = format!("expected {kind}, got {}", node.value.describe());
         let mut suggestion = None;
         match (kind, &node.value) {
             (Kind::Text, Value::Integer(_) | Value::Float(..) | Value::Boolean(_)) => {
@@ -561,7 +561,7 @@ impl Checker<'_> {
             self.report(
                 Some(place),
                 path,
-                "expected a path, came empty text".to_owned(),
+                "expected a path, got empty text".to_owned(),
             );
             return None;
         }

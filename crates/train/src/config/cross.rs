@@ -45,7 +45,7 @@ pub(super) fn cross_check(resolved: &Json, report: &mut dyn FnMut(&str, String))
     {
         report(
             "model.width",
-            format!("expected a multiple of model.heads ({heads}), came {width}"),
+            format!("expected a multiple of model.heads ({heads}), got {width}"),
         );
     }
     if let Some(kernel) = integer("model.kernel")
@@ -53,7 +53,7 @@ pub(super) fn cross_check(resolved: &Json, report: &mut dyn FnMut(&str, String))
     {
         report(
             "model.kernel",
-            format!("expected an odd number, came {kernel}"),
+            format!("expected an odd number, got {kernel}"),
         );
     }
     if word("model.architecture") == Some("cnn")
@@ -74,7 +74,7 @@ pub(super) fn cross_check(resolved: &Json, report: &mut dyn FnMut(&str, String))
             report(
                 "data.path",
                 format!(
-                    "expected one directory for data.format `idx`, came {} paths",
+                    "expected one directory for data.format `idx`, got {} paths",
                     paths.len()
                 ),
             );
@@ -82,7 +82,7 @@ pub(super) fn cross_check(resolved: &Json, report: &mut dyn FnMut(&str, String))
         if at("data.validation").is_some_and(Json::is_array) {
             report(
                 "data.validation",
-                "expected a fraction for data.format `idx`, came a path".to_owned(),
+                "expected a fraction for data.format `idx`, got a path".to_owned(),
             );
         }
     }
@@ -103,7 +103,7 @@ pub(super) fn cross_check(resolved: &Json, report: &mut dyn FnMut(&str, String))
         && std.len() != 1
     {
         let message = format!(
-            "expected as many numbers as in mean ({}), came {}",
+            "expected as many numbers as in mean ({}), got {}",
             mean.len(),
             std.len()
         );
@@ -135,7 +135,7 @@ pub(super) fn cross_check(resolved: &Json, report: &mut dyn FnMut(&str, String))
     {
         report(
             "schedule.min_learning_rate",
-            format!("expected at most optimizer.learning_rate ({peak}), came {low}"),
+            format!("expected at most optimizer.learning_rate ({peak}), got {low}"),
         );
     }
     if let (Some(warmup), Some(steps)) =
@@ -144,13 +144,13 @@ pub(super) fn cross_check(resolved: &Json, report: &mut dyn FnMut(&str, String))
     {
         report(
             "schedule.warmup_steps",
-            format!("expected at most train.max_steps ({steps}), came {warmup}"),
+            format!("expected at most train.max_steps ({steps}), got {warmup}"),
         );
     }
     if word("generate.prompt") == Some("") {
         report(
             "generate.prompt",
-            "expected at least one character, came empty text".to_owned(),
+            "expected at least one character, got empty text".to_owned(),
         );
     }
 }

@@ -4,14 +4,14 @@ use super::tree::Place;
 use std::fmt;
 
 /// One mistake, printed as
-/// `file:line:column: key path: what was expected, what came; did you mean …?; allowed: …`.
+/// `file:line:column: key path: what was expected, what was got; did you mean …?; allowed: …`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// `file:line:column`, `file`, or `--set key`.
     pub location: String,
     /// Dotted path of the key; empty for the file as a whole.
     pub path: String,
-    /// What was expected and what came.
+    /// What was expected and what was got.
     pub message: String,
     /// The key or value probably meant.
     pub suggestion: Option<String>,
@@ -23,11 +23,7 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.location)?;
-        // `--set a.b` has already named the key.
-        if !self.path.is_empty() && self.location != format!("--set {}", self.path) {
-            write!(f, ": {}", self.path)?;
-        }
+        f.write_str(&place_and_key(&self.location, &self.path))?;
         write!(f, ": {}", self.message)?;
         if let Some(suggestion) = &self.suggestion {
             write!(f, "; did you mean `{suggestion}`?")?;
@@ -37,6 +33,14 @@ impl fmt::Display for Problem {
         }
         Ok(())
     }
+}
+
+/// `location: key`, or the location alone where there is no key or `--set a.b` has named it already.
+pub(crate) fn place_and_key(location: &str, key: &str) -> String {
+    if key.is_empty() || location.strip_prefix("--set ") == Some(key) {
+        return location.to_owned();
+    }
+    format!("{location}: {key}")
 }
 
 /// Every mistake found in a config, in the order of the file.
@@ -79,7 +83,8 @@ pub struct Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.location, self.path, self.message)
+        f.write_str(&place_and_key(&self.location, &self.path))?;
+        write!(f, ": {}", self.message)
     }
 }
 

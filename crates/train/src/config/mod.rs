@@ -34,6 +34,7 @@ mod starter;
 mod tree;
 mod write;
 
+pub(crate) use errors::place_and_key;
 pub use errors::{ConfigError, Problem, Warning};
 pub use schema::schema;
 pub use sections::*;
@@ -306,10 +307,10 @@ fn put(root: &mut Node, path: &[String], value: Node, index: usize) -> Result<()
                 value: Value::Map(Vec::new()),
             };
         }
-        let came = node.value.describe();
+        let held = node.value.describe();
         let Value::Map(entries) = &mut node.value else {
             return Err(format!(
-                "`{}` is not a section, it holds {came}",
+                "`{}` is not a section, it holds {held}",
                 path[..depth].join(".")
             ));
         };
@@ -339,7 +340,7 @@ fn put(root: &mut Node, path: &[String], value: Node, index: usize) -> Result<()
 }
 
 /// A learning rate below this hardly ever trains anything.
-const TINY_LEARNING_RATE: f64 = 1e-6;
+pub(crate) const TINY_LEARNING_RATE: f64 = 1e-6;
 
 fn warnings(loaded: &Loaded) -> Vec<Warning> {
     let mut out = Vec::new();

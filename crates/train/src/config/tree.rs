@@ -79,7 +79,7 @@ pub struct SyntaxProblem {
 }
 
 impl Value {
-    /// "the text `abc`": the phrase after "came" in messages.
+    /// "the text `abc`": the phrase after "got" in messages.
     pub fn describe(&self) -> String {
         match self {
             Value::Null => "nothing".to_owned(),
@@ -132,13 +132,13 @@ pub fn read_bytes(bytes: &[u8]) -> Result<Option<Node>, Vec<SyntaxProblem>> {
     };
     if bytes.len() > MAX_BYTES {
         return Err(whole_file(format!(
-            "expected a config of at most {MAX_BYTES} bytes, came {} bytes",
+            "expected a config of at most {MAX_BYTES} bytes, got {} bytes",
             bytes.len()
         )));
     }
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(whole_file(
-            "expected UTF-8 text, came UTF-16: save the file as UTF-8".to_owned(),
+            "expected UTF-8 text, got UTF-16: save the file as UTF-8".to_owned(),
         ));
     }
     let bytes = bytes.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(bytes);
@@ -151,7 +151,7 @@ pub fn read_bytes(bytes: &[u8]) -> Result<Option<Node>, Vec<SyntaxProblem>> {
             let line = good.matches('\n').count() + 1;
             let column = good.rsplit('\n').next().unwrap_or("").chars().count() + 1;
             let message = format!(
-                "expected UTF-8 text, came the byte 0x{:02x}",
+                "expected UTF-8 text, got the byte 0x{:02x}",
                 bad.first().copied().unwrap_or(0)
             );
             Err(vec![SyntaxProblem {
@@ -381,7 +381,7 @@ impl Builder {
         {
             self.fail(
                 place,
-                "expected a name as key, came a list or mapping".to_owned(),
+                "expected a name as key, got a list or mapping".to_owned(),
             );
             return None;
         }
@@ -435,7 +435,7 @@ impl Builder {
                 }),
                 None => {
                     let place = node.place;
-                    self.fail(place, "expected a name as key, came an alias".to_owned());
+                    self.fail(place, "expected a name as key, got an alias".to_owned());
                     return None;
                 }
             },

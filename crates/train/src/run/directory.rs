@@ -9,7 +9,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use entrenar_base::{Error, Result};
-use entrenar_io::write_atomic;
+use entrenar_io::{Store, write_atomic};
 
 const LOCK: &str = ".lock";
 
@@ -64,6 +64,12 @@ impl RunDirectory {
     pub fn open(place: &RunPlace, resume: bool) -> Result<Self> {
         match place {
             RunPlace::At(path) => {
+                if path.exists() && !path.is_dir() {
+                    return Err(Error::config(format!(
+                        "{}: expected a run directory, this is a file",
+                        path.display()
+                    )));
+                }
                 fs::create_dir_all(path)
                     .map_err(|error| Error::io(path, "cannot create the run directory", error))?;
                 let run = Self::lock(path.clone())?;
@@ -195,7 +201,7 @@ impl RunDirectory {
         }
     }
 
-    /// Draws `loss.svg` from `metrics.jsonl`; nothing to draw, nothing written.
+    /// Draws `loss.svg` from `metrics.jsonl` and `checkpoints/best`; nothing to draw, nothing written.
     ///
     /// # Errors
     ///
@@ -205,7 +211,11 @@ impl RunDirectory {
         if records.is_empty() {
             return Ok(());
         }
-        write_atomic(self.plot_file(), super::loss_plot(&records).as_bytes())
+        let best = Store::at(self.checkpoints()).best()?;
+        write_atomic(
+            self.plot_file(),
+            super::loss_plot(&records, best).as_bytes(),
+        )
     }
 }
 

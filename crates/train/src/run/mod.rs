@@ -17,5 +17,5 @@ pub use best::{Best, EarlyStopping, Mode, Verdict};
 pub use directory::{RunDirectory, RunPlace};
 pub use metrics::{MetricsWriter, Number, Record, Throughput, read_metrics};
 pub use plot::loss_plot;
-pub use progress::{Progress, ProgressConfig, ProgressStyle, StepReport};
+pub use progress::{Progress, ProgressConfig, ProgressStyle, StepReport, number_text};
 pub use signals::Signals;

@@ -24,7 +24,9 @@ const BUCKETS: usize = 300;
 const TRAIN: &str = "#1f6fb4";
 const VALIDATION: &str = "#d95f02";
 
-/// Draws the losses of `records`.
+/// Draws the losses of `records` and marks the evaluation of step `best`; without one, the least
+/// validation loss. (The best weights are not those of the least loss where another metric decides,
+/// or where the last evaluation saw more of the split than the others.)
 ///
 /// # Examples
 ///
@@ -32,10 +34,10 @@ const VALIDATION: &str = "#d95f02";
 /// use entrenar_train::data::Split;
 /// use entrenar_train::run::{Record, loss_plot};
 ///
-/// let svg = loss_plot(&[Record::new(1, 0.1, Split::Train, 2.0), Record::new(2, 0.2, Split::Train, 1.5)]);
+/// let svg = loss_plot(&[Record::new(1, 0.1, Split::Train, 2.0), Record::new(2, 0.2, Split::Train, 1.5)], None);
 /// assert!(svg.starts_with("<svg") && svg.contains("train"));
 /// ```
-pub fn loss_plot(records: &[Record]) -> String {
+pub fn loss_plot(records: &[Record], best: Option<u64>) -> String {
     let curve = |split| -> Vec<(f64, f64)> {
         let mut points: Vec<_> = records
             .iter()
@@ -70,10 +72,13 @@ pub fn loss_plot(records: &[Record]) -> String {
     if train.len() <= 2 {
         frame.markers(&mut svg, &train, TRAIN);
     }
-    let best = validation
-        .iter()
-        .copied()
-        .min_by(|a, b| a.1.total_cmp(&b.1));
+    let best = match best {
+        Some(step) => validation.iter().copied().rfind(|at| at.0 == step as f64),
+        None => validation
+            .iter()
+            .copied()
+            .min_by(|a, b| a.1.total_cmp(&b.1)),
+    };
     if let Some(best) = best {
         frame.ring(&mut svg, best);
     }
@@ -387,16 +392,12 @@ fn legend(
     if let Some(last) = train.last() {
         entry(TRAIN, &format!("train: {}", short(last.1)));
     }
-    if let (Some(last), Some(best)) = (validation.last(), best) {
-        entry(
-            VALIDATION,
-            &format!(
-                "validation: {} (best {} at step {})",
-                short(last.1),
-                short(best.1),
-                best.0
-            ),
-        );
+    if let Some(last) = validation.last() {
+        let mut text = format!("validation: {}", short(last.1));
+        if let Some((step, loss)) = best {
+            let _ = write!(text, " (best: {} at step {step})", short(loss));
+        }
+        entry(VALIDATION, &text);
     }
     if train.is_empty() && validation.is_empty() {
         entry("#888888", "no loss was finite");

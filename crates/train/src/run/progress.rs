@@ -128,8 +128,9 @@ impl Progress {
         match &mut self.output {
             Output::Bar(bar) => {
                 bar.set_message(format!(
-                    "loss {:.4}  {}",
-                    report.loss,
+                    "loss {}  lr {:.2e}  {}",
+                    number_text(report.loss),
+                    report.lr,
                     speed(report.throughput)
                 ));
                 bar.set_position(report.step);
@@ -148,9 +149,9 @@ impl Progress {
                     self.begun.elapsed().mul_f64(left as f64 / done as f64)
                 };
                 let line = format!(
-                    "step {}/{total}  loss {:.4}  lr {:.2e}  {}  {} left",
+                    "step {}/{total}  loss {}  lr {:.2e}  {}  {} left",
                     report.step,
-                    report.loss,
+                    number_text(report.loss),
                     report.lr,
                     speed(report.throughput),
                     clock(time_left)
@@ -175,6 +176,25 @@ impl Progress {
         if let Output::Bar(bar) = &self.output {
             bar.abandon();
         }
+    }
+}
+
+/// A loss or metric for people: four decimals, or an exponent where they would say nothing.
+///
+/// ```
+/// use entrenar_train::run::number_text;
+///
+/// assert_eq!(number_text(1.68537), "1.6854");
+/// assert_eq!(number_text(0.0), "0.0000");
+/// assert_eq!(number_text(0.00021), "2.10e-4");
+/// assert_eq!(number_text(-4.4e30), "-4.40e30");
+/// ```
+pub fn number_text(value: f64) -> String {
+    let magnitude = value.abs();
+    if magnitude == 0.0 || !magnitude.is_finite() || (1e-3..1e6).contains(&magnitude) {
+        format!("{value:.4}")
+    } else {
+        format!("{value:.2e}")
     }
 }
 
@@ -212,10 +232,11 @@ fn speed(throughput: Throughput) -> String {
     }
 }
 
-/// `1h02m`, `3m04s` or `5s`.
+/// `3d04h`, `1h02m`, `3m04s` or `5s`.
 fn clock(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
+        172_800.. => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
         3600.. => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
         60.. => format!("{}m{:02}s", seconds / 60, seconds % 60),
         _ => format!("{seconds}s"),
@@ -252,7 +273,7 @@ mod tests {
         for part in [
             "validation loss 1.5",
             "50/100 [",
-            "loss 1.2500  12.3k tokens/s",
+            "loss 1.2500  lr 3.00e-4  12.3k tokens/s",
             "left",
         ] {
             assert!(shown.contains(part), "{part:?} in {shown:?}");
@@ -261,8 +282,8 @@ mod tests {
 
     #[test]
     fn times_and_speeds_are_short() {
-        let times = [5, 184, 3725].map(|seconds| clock(Duration::from_secs(seconds)));
-        assert_eq!(times, ["5s", "3m04s", "1h02m"]);
+        let times = [5, 184, 3725, 273_600].map(|seconds| clock(Duration::from_secs(seconds)));
+        assert_eq!(times, ["5s", "3m04s", "1h02m", "3d04h"]);
         assert_eq!(speed(Throughput::SamplesPerSecond(950.4)), "950 samples/s");
         assert_eq!(
             speed(Throughput::TokensPerSecond(2_340_000.0)),

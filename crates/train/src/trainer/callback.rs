@@ -5,15 +5,16 @@
 //! [`EarlyStopping`], [`ModelCheckpoint`], [`LearningRateMonitor`] and [`History`]. Pass `&mut
 //! callback` to look into it after the run. Neighbour: `fit.rs` calls them.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use entrenar_base::{Error, Result};
+use entrenar_io::safetensors::with_checksums;
 use entrenar_io::write_safetensors;
 use entrenar_nn::Parameters;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::state::metadata;
 use crate::run::{Best, EarlyStopping as Patience, Mode, Record, Verdict};
 
 /// Where a run stands when it calls.
@@ -289,7 +290,9 @@ impl Callback for ModelCheckpoint {
     fn on_evaluation(&mut self, moment: &Moment<'_>, record: &Record) -> Result<Control> {
         let value = metric_of(record, self.best.metric())?;
         if self.best.update(moment.step, value) || !self.only_best {
-            write_safetensors(&self.path, &moment.model.state(), &BTreeMap::new())?;
+            let state = moment.model.state();
+            let metadata = with_checksums(metadata(), &state);
+            write_safetensors(&self.path, &state, &metadata)?;
         }
         Ok(Control::Continue)
     }

@@ -87,6 +87,11 @@ impl Running {
         Ok(())
     }
 
+    /// How many batches it has seen.
+    pub fn batches(&self) -> u64 {
+        self.batches
+    }
+
     /// The means so far.
     pub fn outcome<M>(&self, objective: &(impl Objective<M> + ?Sized)) -> Evaluation {
         let loss = self.totals.loss();

@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use entrenar_base::{Error, Result};
+use entrenar_base::{Error, ErrorKind, Result};
 use entrenar_nn::optim::Optimizer;
 use entrenar_nn::{NamedArrays, Parameters};
 
@@ -18,7 +18,7 @@ use super::objective::Objective;
 use super::session::{Session, numbers};
 use super::settings::{NanPolicy, Settings, due, total_steps};
 use super::state::load_weights;
-use super::update::{Cells, non_finite_parameter, update};
+use super::update::{Bad, Cells, non_finite_parameter, update};
 use crate::data::{Batch, Loader, Split};
 use crate::run::{Record, RunDirectory};
 
@@ -347,28 +347,30 @@ impl<'a, M: Parameters> Trainer<'a, M> {
     }
 
     /// Decides what a step with a NaN means.
-    fn bad_step(&self, session: &mut Session, bad: &str) -> Result<()> {
+    fn bad_step(&self, session: &mut Session, bad: &Bad) -> Result<()> {
         session.state.skipped_steps += 1;
         let (step, skipped) = (session.state.step, session.state.skipped_steps);
-        let (most, policy) = match self.settings.nan_policy {
-            NanPolicy::Stop => (0, String::new()),
-            NanPolicy::Skip(most) => (most, format!(" ({most} skipped steps are allowed)")),
+        let what = &bad.what;
+        let policy = match self.settings.nan_policy {
+            NanPolicy::Stop => String::new(),
+            NanPolicy::Skip(_) if bad.lasting => " (to skip steps would not mend it)".to_string(),
+            NanPolicy::Skip(most) if skipped <= most => {
+                session.progress.note(&format!(
+                    "step {step} skipped: {what} ({skipped} of {most} allowed)"
+                ));
+                return Ok(());
+            }
+            NanPolicy::Skip(most) => format!(" ({most} skipped steps are allowed)"),
         };
-        if skipped <= most {
-            session.progress.note(&format!(
-                "step {step} skipped: {bad} ({skipped} of {most} allowed)"
-            ));
-            return Ok(());
-        }
         session.progress.finish();
         let kept = match session.newest_checkpoint()? {
             Some(path) => format!("the newest checkpoint is {}", path.display()),
             None => "there is no checkpoint yet".to_string(),
         };
-        Err(Error::non_finite(
-            "train",
+        Err(Error::new(
+            ErrorKind::NonFinite,
             format!(
-                "step {step}: {bad}{policy}; the weights are those of step {}, {kept}",
+                "step {step}: {what}{policy}; the weights are those of step {}, {kept}",
                 step - 1
             ),
         ))
@@ -429,8 +431,10 @@ impl<'a, M: Parameters> Trainer<'a, M> {
             record = session.evaluation_record(Split::Validation, &evaluation);
             session.validation = Some((session.state.step, evaluation));
         }
+        let limited = running.batches() < loader.batches_per_epoch();
+        let limit = limited.then(|| running.batches());
         self.write(session, &record)?;
-        session.note_evaluation(&record, best);
+        session.note_evaluation(&record, limit, best);
         Ok(best)
     }
 
@@ -457,8 +461,8 @@ impl<'a, M: Parameters> Trainer<'a, M> {
         }
         // A checkpoint of broken weights would pass for a good one.
         if let Some(name) = non_finite_parameter(&cells.parameters) {
-            return Err(Error::non_finite(
-                "train",
+            return Err(Error::new(
+                ErrorKind::NonFinite,
                 format!(
                     "after step {} the parameter `{name}` is not finite; no checkpoint was written",
                     session.state.step

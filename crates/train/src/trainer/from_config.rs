@@ -2,25 +2,25 @@
 //!
 //! Promises: everything that can be wrong is found before the first step; a resumed run must have
 //! been begun with the same model and data; whatever this changes in the process (the number of
-//! threads) is put back. Neighbours: `recipe.rs` translates the config, `fit.rs` trains,
+//! threads, strictness) is put back. Neighbours: `recipe.rs` translates the config, `fit.rs` trains,
 //! `trained.rs` writes the model directory.
 
 use std::path::{Path, PathBuf};
 
 use entrenar_base::{Error, Result};
-use entrenar_cpu::team;
+use entrenar_cpu::{simd, team};
 use entrenar_nn::Init;
 use entrenar_nn::schedule::Schedule;
 use serde_json::Value;
 
 use super::fit::{Ended, Outcome, Trainer};
-use super::model::architecture;
+use super::model::{architecture, check_memory};
 use super::recipe;
 use super::settings::total_steps;
 use super::trained::TrainedModel;
 use crate::config::{self, Config, Loaded};
 use crate::data::{
-    Dataset, Loader, LoaderConfig, OpenedData, Order, PREPROCESS_FILE, Preprocessing, open_data,
+    Loader, LoaderConfig, OpenedData, Order, PREPROCESS_FILE, Preprocessing, open_data,
 };
 use crate::run::{ProgressStyle, RunDirectory, RunPlace, Signals};
 
@@ -59,13 +59,16 @@ pub struct RunOutcome {
 /// what training reports.
 pub fn run_config(loaded: &Loaded, options: RunOptions<'_>) -> Result<RunOutcome> {
     let config = &loaded.config;
-    let _threads = config.train.threads.map(Threads::set);
+    let _process = Process::set(config.train.threads, config.train.strict);
     let data = open_data(config).map_err(|error| placed(loaded, "data.path", error))?;
     if let (Some(generate), Preprocessing::Text(text)) = (&config.generate, &data.preprocessing) {
         text.tokenizer
             .encode(&generate.prompt)
             .map_err(|error| Error::config(placed(loaded, "generate.prompt", error).to_string()))?;
     }
+    let architecture = architecture(&config.model, &data.preprocessing)?;
+    check_memory(&architecture, &config.optimizer)
+        .map_err(|error| placed(loaded, "model", error))?;
     let directory = RunDirectory::open(&options.place, options.resume)?;
     if options.resume {
         check_same_run(&directory, config, &data)?;
@@ -75,8 +78,7 @@ pub fn run_config(loaded: &Loaded, options: RunOptions<'_>) -> Result<RunOutcome
         .map_err(|error| Error::config(format!("cannot write the config: {error}")))?;
     directory.write_config(&yaml)?;
 
-    let model =
-        architecture(&config.model, &data.preprocessing)?.build(&mut Init::new(config.seed))?;
+    let model = architecture.build(&mut Init::new(config.seed))?;
     let trained = TrainedModel::new(model, data.preprocessing.clone());
     let training = train(config, &data, &trained, &directory, &options)?;
     let mut outcome = RunOutcome {
@@ -127,14 +129,17 @@ fn train(
     for (name, bytes) in trained.description()? {
         trainer = trainer.checkpoint_file(name, bytes);
     }
-    let evaluation = |part: &std::sync::Arc<dyn Dataset>| {
-        Loader::new(part.clone(), LoaderConfig::evaluation(rows))
-    };
     if let Some(part) = &data.parts.validation {
-        trainer = trainer.validation(evaluation(part)?);
+        let mut order = LoaderConfig::evaluation(rows);
+        if config.evaluate.max_batches.is_some() {
+            // The beginning of a split may be unlike the rest of it: files are often sorted. A loader
+            // that starts over shuffles alike each time, so every evaluation has the same samples.
+            (order.order, order.seed) = (Order::Shuffled, config.seed);
+        }
+        trainer = trainer.validation(Loader::new(part.clone(), order)?);
     }
     if let Some(part) = &data.parts.test {
-        trainer = trainer.test(evaluation(part)?);
+        trainer = trainer.test(Loader::new(part.clone(), LoaderConfig::evaluation(rows))?);
     }
     if let Some(stopping) = recipe::early_stopping(config) {
         trainer = trainer.callback(stopping);
@@ -153,28 +158,36 @@ fn train(
     trainer.fit()
 }
 
-/// The number of threads for as long as this lives.
-struct Threads {
-    before: usize,
+/// What a config sets for the whole process, for as long as this lives.
+struct Process {
+    threads: usize,
+    strict: bool,
 }
 
-impl Threads {
-    fn set(wanted: usize) -> Self {
-        let before = team::threads();
-        team::set_threads(wanted);
-        Self { before }
+impl Process {
+    fn set(threads: Option<usize>, strict: bool) -> Self {
+        let before = Self {
+            threads: team::threads(),
+            strict: simd::strict(),
+        };
+        if let Some(threads) = threads {
+            team::set_threads(threads);
+        }
+        simd::set_strict(strict || before.strict);
+        before
     }
 }
 
-impl Drop for Threads {
+impl Drop for Process {
     fn drop(&mut self) {
-        team::set_threads(self.before);
+        team::set_threads(self.threads);
+        simd::set_strict(self.strict);
     }
 }
 
 /// An error with the place in the config that led to it.
 fn placed(loaded: &Loaded, key: &str, error: Error) -> Error {
-    error.context(format!("{}: {key}", loaded.location(key)))
+    error.context(config::place_and_key(&loaded.location(key), key))
 }
 
 /// What may not change when a run is continued; other keys may (a longer run, other rhythms).
@@ -186,6 +199,7 @@ const FIXED: &[&str] = &[
     "data",
     "train.batch_size",
     "train.gradient_accumulation_steps",
+    "train.strict",
     "optimizer.name",
 ];
 

@@ -97,6 +97,45 @@ pub(super) fn check_size(
     Ok(())
 }
 
+/// Refuses a model that cannot be trained in this machine's memory, before any of it is taken: the
+/// system would end the process without a word about the config.
+pub(super) fn check_memory(
+    architecture: &Architecture,
+    optimizer: &config::Optimizer,
+) -> Result<()> {
+    let Some(there) = memory() else {
+        return Ok(());
+    };
+    // Weights and gradients, and what the optimizer keeps of them.
+    let copies = match optimizer {
+        config::Optimizer::AdamW { .. } | config::Optimizer::Adam { .. } => 4,
+        config::Optimizer::Sgd { momentum, .. } if *momentum > 0.0 => 3,
+        config::Optimizer::Sgd { .. } => 2,
+    };
+    let parameters = matrices(architecture);
+    let needed = parameters.saturating_mul(copies * size_of::<f32>() as u128);
+    if needed <= there {
+        return Ok(());
+    }
+    let gibibytes = |bytes: u128| bytes as f64 / f64::from(1 << 30);
+    Err(Error::config(format!(
+        "expected a model that fits in memory ({:.1} GiB), got at least {parameters} parameters, which take \
+         {:.1} GiB with their gradients and the optimizer's state",
+        gibibytes(there),
+        gibibytes(needed)
+    )))
+}
+
+/// Bytes of memory and swap space, where the system tells.
+fn memory() -> Option<u128> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kibibytes = |key: &str| -> Option<u128> {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    Some((kibibytes("MemTotal:")? + kibibytes("SwapTotal:").unwrap_or(0)) * 1024)
+}
+
 /// How many numbers the matrices of an architecture have: a lower bound of all its parameters.
 fn matrices(architecture: &Architecture) -> u128 {
     let chain = |sizes: &[usize]| -> u128 {

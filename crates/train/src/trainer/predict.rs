@@ -193,8 +193,8 @@ impl Writer<'_> {
                 },
             ) => {
                 let mut cells = vec![(row + 1).to_string(), quoted(&label(*class))];
-                cells.push(probabilities[*class].to_string());
-                cells.extend(probabilities.iter().map(f32::to_string));
+                cells.push(short(probabilities[*class]).to_string());
+                cells.extend(probabilities.iter().map(|p| short(*p).to_string()));
                 cells.join(",")
             }
             (PredictionFormat::JsonLines, Prediction::Value(value)) => {

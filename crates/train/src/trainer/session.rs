@@ -16,14 +16,12 @@ use super::evaluate::Evaluation;
 use super::fit::Trainer;
 use super::settings::{Settings, Unit};
 use super::state::State;
+use crate::config::TINY_LEARNING_RATE;
 use crate::data::Split;
 use crate::run::{
     Best, MetricsWriter, Number, Progress, ProgressConfig, ProgressStyle, Record, StepReport,
-    Throughput, read_metrics,
+    Throughput, number_text, read_metrics,
 };
-
-/// A learning rate below this hardly ever trains anything.
-const TINY_LEARNING_RATE: f64 = 1e-6;
 
 /// Between two lines of metrics there may be no time at all: a speed must stay a number.
 const LEAST_SECONDS: f64 = 1e-9;
@@ -209,15 +207,18 @@ impl Session {
         self.progress.step(&report);
     }
 
-    /// Shows an evaluation.
-    pub fn note_evaluation(&mut self, record: &Record, best: bool) {
+    /// Shows an evaluation, of the whole split or of `limit` batches.
+    pub fn note_evaluation(&mut self, record: &Record, limit: Option<u64>, best: bool) {
         let mut text = format!(
-            "step {}  validation loss {:.4}",
+            "step {}  validation loss {}",
             record.step,
-            record.loss.value()
+            number_text(record.loss.value())
         );
         for (name, value) in &record.metrics {
-            text.push_str(&format!("  {name} {:.4}", value.value()));
+            text.push_str(&format!("  {name} {}", number_text(value.value())));
+        }
+        if let Some(batches) = limit {
+            text.push_str(&format!("  in {batches} batches"));
         }
         if best {
             text.push_str("  (best)");

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use entrenar_base::{Error, Result};
+use entrenar_io::safetensors::with_checksums;
 use entrenar_io::{Weights, write_atomic, write_safetensors};
 use entrenar_nn::{Init, Parameters};
 use entrenar_zoo::{Architecture, Model, Sampling, generate};
@@ -92,7 +93,9 @@ impl TrainedModel {
         for (name, bytes) in self.description()? {
             write_atomic(temporary.join(name), &bytes)?;
         }
-        write_safetensors(temporary.join(MODEL_FILE), &self.model.state(), &metadata())?;
+        let state = self.model.state();
+        let metadata = with_checksums(metadata(), &state);
+        write_safetensors(temporary.join(MODEL_FILE), &state, &metadata)?;
         if directory.exists() {
             fs::remove_dir_all(directory).map_err(failed("replace"))?;
         }
@@ -195,7 +198,7 @@ impl TrainedModel {
         let (Model::Gpt(model), Preprocessing::Text(text)) = (&self.model, &self.preprocessing)
         else {
             return Err(Error::config(format!(
-                "expected a language model, this is a {} for {}",
+                "expected a language model, this model ({}) is one of {}",
                 self.model.architecture().name(),
                 match self.task() {
                     Task::LanguageModel => "text",
@@ -237,6 +240,7 @@ impl TrainedModel {
             top_k: wanted.top_k,
             top_p: wanted.top_p,
             seed,
+            ..Sampling::default()
         };
         let mut bytes = wanted.prompt.clone().into_bytes();
         self.generate(&wanted.prompt, &sampling, |more| {

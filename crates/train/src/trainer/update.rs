@@ -21,7 +21,15 @@ pub(super) struct Update {
     /// The global norm of the gradients before clipping to a norm.
     pub grad_norm: f64,
     /// What was not finite; then nothing was updated.
-    pub bad: Option<String>,
+    pub bad: Option<Bad>,
+}
+
+/// Why a step was not made.
+pub(super) struct Bad {
+    /// What is not finite, by name.
+    pub what: String,
+    /// Whether a parameter is: then every later step will fail too.
+    pub lasting: bool,
 }
 
 /// The cells that a step touches.
@@ -62,7 +70,7 @@ pub(super) fn update<M>(
     }
     let mut norm = grad_norm(cells.parameters.as_slice());
     if !finite || !norm.is_finite() {
-        let bad = what_is_bad(&cells.parameters, totals.loss())?;
+        let bad = what_is_bad(&cells.parameters, totals.loss());
         optimizer.zero_grad();
         for (buffer, value) in cells.buffers.iter().zip(&before) {
             buffer.set(value)?;
@@ -91,16 +99,21 @@ pub(super) fn update<M>(
 
 /// What is wrong, by the name of the first bad parameter in the model's order. A parameter that is
 /// itself not finite comes first: it makes everything else so.
-fn what_is_bad(parameters: &NamedParameters, loss: f64) -> Result<String> {
+fn what_is_bad(parameters: &NamedParameters, loss: f64) -> Bad {
     if let Some(name) = non_finite_parameter(parameters) {
-        return Ok(format!(
-            "the loss is {loss}: the parameter `{name}` is not finite"
-        ));
+        return Bad {
+            what: format!("the loss is {loss}: the parameter `{name}` is not finite"),
+            lasting: true,
+        };
     }
-    Ok(match non_finite_gradient(parameters.as_slice()) {
+    let what = match non_finite_gradient(parameters.as_slice()) {
         Some(name) => format!("the loss is {loss} and the gradient of `{name}` is not finite"),
         None => format!("the loss is {loss}; every gradient is finite"),
-    })
+    };
+    Bad {
+        what,
+        lasting: false,
+    }
 }
 
 /// The first parameter that holds a NaN or an infinity.

@@ -60,7 +60,7 @@ fn stop_names_the_first_bad_parameter_and_keeps_the_step_before() {
     assert_eq!(
         error.to_string(),
         format!(
-            "[train] step 5: the loss is NaN and the gradient of `hidden.weight` is not finite; \
+            "step 5: the loss is NaN and the gradient of `hidden.weight` is not finite; \
              the weights are those of step 4, the newest checkpoint is {}",
             place.display()
         )
@@ -85,7 +85,7 @@ fn skip_leaves_out_the_step_and_counts() {
     let error = run(&Net::new(0.0), NanPolicy::Skip(2), Length::Epochs(3)).unwrap_err();
     let message = error.to_string();
     assert!(
-        message.starts_with("[train] step 25: the loss is NaN and the gradient of `hidden.weight`")
+        message.starts_with("step 25: the loss is NaN and the gradient of `hidden.weight`")
             && message.contains("(2 skipped steps are allowed)")
             && message.ends_with("the weights are those of step 24, there is no checkpoint yet"),
         "{message}"
@@ -113,6 +113,21 @@ fn a_broken_parameter_is_named_before_any_gradient() {
         .to_string();
     assert!(
         message.contains("step 1: the loss is inf: the parameter `output.bias` is not finite"),
+        "{message}"
+    );
+}
+
+/// Every later step would fail as this one did: the allowance is not used up in silence.
+#[test]
+fn a_broken_parameter_is_not_skipped() {
+    let model = Net::new(0.0);
+    let bias = model.parameter("output.bias").unwrap();
+    bias.with_value_mut::<f32, _>(|values| values[0] = f32::NAN)
+        .unwrap();
+    let error = run(&model, NanPolicy::Skip(1000), Length::Steps(9)).unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.starts_with("step 1: ") && message.contains("(to skip steps would not mend it)"),
         "{message}"
     );
 }
@@ -148,7 +163,7 @@ fn weights_that_are_not_finite_are_not_saved() {
     assert_eq!(error.kind(), ErrorKind::NonFinite);
     assert_eq!(
         error.to_string(),
-        "[train] after step 3 the parameter `hidden.weight` is not finite; no checkpoint was written"
+        "after step 3 the parameter `hidden.weight` is not finite; no checkpoint was written"
     );
     assert_eq!(newest(directory.path()).0, 2);
 }

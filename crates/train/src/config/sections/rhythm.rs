@@ -19,7 +19,7 @@ pub(super) static EVALUATE: Section = Section {
         )
         .also_known_as(&["eval_interval", "eval_steps", "interval"]),
         Field::optional("every_epochs", Kind::Integer(1, i64::MAX), "1", "Epochs between evaluations (default in a run of epochs: 1)."),
-        Field::optional("max_batches", Kind::Integer(1, i64::MAX), "50", "Batches of one evaluation; the whole split when absent. The last evaluation always sees it all.")
+        Field::optional("max_batches", Kind::Integer(1, i64::MAX), "50", "Batches of one evaluation, the same sample each time; all when absent. The last evaluation sees all in any case.")
             .also_known_as(&["eval_iters", "limit_val_batches"]),
     ],
     rules: &[EVERY],

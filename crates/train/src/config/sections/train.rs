@@ -127,6 +127,13 @@ pub(super) static SECTION: Section = Section {
             "CPU threads; all cores when absent. The result does not depend on it.",
         )
         .also_known_as(&["num_threads", "workers", "num_workers"]),
+        Field::with_default(
+            "strict",
+            Kind::Boolean,
+            "false",
+            "The same bits on every processor; slow on those without fused multiply-add (x86 before 2013).",
+        )
+        .also_known_as(&["deterministic"]),
     ],
     rules: &[Rule::ExactlyOne(&["max_steps", "epochs"])],
     reserved: &[],
@@ -202,6 +209,8 @@ pub struct Train {
     /// CPU threads; `None` means all cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// Whether the result may not depend on the processor's instruction set.
+    pub strict: bool,
 }
 
 impl Train {
