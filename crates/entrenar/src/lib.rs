@@ -24,6 +24,7 @@
 
 pub use entrenar_base as base;
 pub use entrenar_core as core;
+pub use entrenar_cpu as cpu;
 pub use entrenar_io as io;
 pub use entrenar_nn as nn;
 pub use entrenar_train as train;
@@ -34,8 +35,8 @@ pub use entrenar_core::{Array, DType, Device, Error, ErrorKind, Result, Shape, T
 /// What most programs need: `use entrenar::prelude::*;`.
 pub mod prelude {
     pub use entrenar_core::autograd::{
-        DualTensor, check_gradient, checkpoint, hessian, hvp, jacfwd, jacobian, jacrev, jvp,
-        linearize, value_and_grad, vjp,
+        CustomOp, DualTensor, GradCheck, GradOptions, check_gradient, checkpoint, grad, hessian,
+        hvp, jacfwd, jacobian, jacrev, jvp, linearize, value_and_grad, vjp,
     };
     pub use entrenar_core::{Array, DType, Device, GradientTape, Shape, Tensor, no_grad};
     pub use entrenar_nn::optim::{Adam, AdamW, Optimizer, SGD, Sgd};

@@ -1,64 +1,12 @@
 //! The binary from outside: exit status, what goes to which stream, and every subcommand that needs no model.
 
+mod support;
+
 use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
-fn entrenar(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_entrenar"));
-    command
-        .args(args)
-        .env_remove("RUST_BACKTRACE")
-        .env_remove("CLICOLOR_FORCE");
-    command.output().expect("the binary starts")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("UTF-8 on standard output")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).expect("UTF-8 on standard error")
-}
-
-#[track_caller]
-fn succeeds(args: &[&str]) -> String {
-    let output = entrenar(args);
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{args:?}: {}",
-        stderr(&output)
-    );
-    assert_eq!(stderr(&output), "", "{args:?}");
-    stdout(&output)
-}
-
-#[track_caller]
-fn fails(args: &[&str], status: i32) -> String {
-    let output = entrenar(args);
-    assert_eq!(
-        output.status.code(),
-        Some(status),
-        "{args:?}: {}",
-        stderr(&output)
-    );
-    assert_eq!(stdout(&output), "", "{args:?}");
-    let message = stderr(&output);
-    assert!(
-        !message.contains("panicked") && !message.contains("RUST_BACKTRACE"),
-        "{args:?}: {message}"
-    );
-    assert!(
-        !message.contains('\u{1b}'),
-        "colours outside a terminal: {message}"
-    );
-    message
-}
-
-fn example(name: &str) -> String {
-    format!("{}/../../examples/{name}", env!("CARGO_MANIFEST_DIR"))
-}
+use support::{entrenar, example, fails, stderr, stdout, succeeds};
 
 #[test]
 fn help_and_version_succeed() {
@@ -150,6 +98,24 @@ fn wrong_usage_is_status_2() {
 }
 
 #[test]
+fn environment_variables_are_checked() {
+    for (name, value, expected) in [
+        ("ENTRENAR_SIMD", "avx", "baseline, avx2 or avx512"),
+        ("ENTRENAR_THREADS", "0", "a whole number of at least 1"),
+        ("ENTRENAR_THREADS", "two", "a whole number of at least 1"),
+    ] {
+        let output = entrenar().arg("schema").env(name, value).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(
+            stderr(&output),
+            format!(
+                "error: the environment variable {name}: expected {expected}, got \"{value}\"\n"
+            )
+        );
+    }
+}
+
+#[test]
 fn a_dry_run_prints_the_resolved_config_which_resolves_to_itself() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("again.yaml");
@@ -185,7 +151,7 @@ fn a_dry_run_prints_the_resolved_config_which_resolves_to_itself() {
 #[test]
 fn paths_of_set_begin_at_the_current_directory() {
     let folder = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_entrenar"))
+    let output = entrenar()
         .args([
             "train",
             &example("mnist-mlp.yaml"),
@@ -227,12 +193,12 @@ fn config_mistakes_come_all_at_once_with_their_lines() {
     assert_eq!(
         lines[2],
         format!(
-            "{name}:3:20: train.max_steps: expected a whole number of at least 1, came the text `ten`"
+            "{name}:3:20: train.max_steps: expected a whole number of at least 1, got the text `ten`"
         )
     );
     assert_eq!(
         lines[3],
-        "--set seed: expected a whole number of at least 0, came the text `x`"
+        "--set seed: expected a whole number of at least 0, got the text `x`"
     );
     assert!(
         fails(&["train", "no-such.yaml"], 2).starts_with("no-such.yaml: cannot read the config: ")
@@ -249,7 +215,7 @@ fn warnings_go_to_standard_error_unless_quiet() {
         "--set",
         "data.validation=null",
     ];
-    let output = entrenar(&args);
+    let output = entrenar().args(args).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     let warnings = stderr(&output);
     assert!(
@@ -309,7 +275,7 @@ fn a_closed_pipe_is_not_an_error() {
         &["completions", "zsh"],
         &["init", "language-model"],
     ] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_entrenar"))
+        let mut child = entrenar()
             .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -337,11 +303,7 @@ fn a_full_disk_is_an_error() {
         println!("skipped: no /dev/full here");
         return;
     };
-    let output = Command::new(env!("CARGO_BIN_EXE_entrenar"))
-        .arg("schema")
-        .stdout(full)
-        .output()
-        .unwrap();
+    let output = entrenar().arg("schema").stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(
         stderr(&output).starts_with("error: cannot write to standard output: "),

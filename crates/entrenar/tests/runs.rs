@@ -1,13 +1,16 @@
 //! Whole runs through the binary: the three tasks, kills, signals, threads, exit statuses.
 
+#[path = "support/runs.rs"]
+mod left;
 mod support;
 
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use left::{metrics, write_images};
 use serde_json::Value;
-use support::{entrenar, example, fails, metrics, stderr, stdout, succeeds, write_images};
+use support::{entrenar, example, fails, stderr, stdout, succeeds};
 
 /// A character-level GPT with dropout, accumulation, clipping, evaluations and checkpoints.
 const TEXT: &str = "
@@ -451,6 +454,35 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
+/// In strict mode no number depends on the processor: the plain path computes what the others do.
+#[test]
+fn strict_runs_are_the_same_on_every_instruction_set() {
+    let folder = folder();
+    for (name, steps) in [("text", "8"), ("images", "8"), ("table", "20")] {
+        let mut weights = Vec::new();
+        for level in ["baseline", "avx2", "avx512"] {
+            let run = folder.path().join(format!("{name}-{level}"));
+            let output = entrenar()
+                .env("ENTRENAR_SIMD", level)
+                .arg("train")
+                .arg(folder.path().join(format!("{name}.yaml")))
+                .args(["--quiet", "--set", "train.strict=true", "--run-dir"])
+                .arg(&run)
+                .args(["--set", &format!("train.max_steps={steps}")])
+                .args(["--set", "train.epochs=null"])
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+            weights.push((
+                metrics(&run),
+                std::fs::read(run.join("model/model.safetensors")).unwrap(),
+            ));
+        }
+        assert!(weights[0] == weights[1], "{name}: baseline and avx2 differ");
+        assert!(weights[1] == weights[2], "{name}: avx2 and avx512 differ");
+    }
+}
+
 #[test]
 fn run_directories_are_guarded() {
     let folder = folder();
@@ -528,17 +560,27 @@ fn failures_while_running_are_status_1_and_say_where() {
     };
     let message = told(start("table.yaml", "data.path=absent.csv"), 1);
     assert!(
-        message.contains("--set data.path: data.path: ") && message.contains("absent.csv"),
+        message.contains("--set data.path: ") && message.contains("absent.csv: no such file"),
         "{message}"
     );
     let message = told(start("text.yaml", "generate.prompt=Ω"), 2);
     assert!(
-        message.contains("--set generate.prompt: generate.prompt: "),
+        message.contains("--set generate.prompt: ") && !message.contains(": generate.prompt: "),
         "{message}"
     );
     assert!(
         !Path::new(&run).exists(),
         "nothing is written before the data are sound"
+    );
+
+    let message = told(start("table.yaml", "model.hidden=[1000000, 1000000]"), 2);
+    assert!(
+        message.contains("table.yaml:4:8: model: expected a model that fits in memory ("),
+        "{message}"
+    );
+    assert!(
+        !Path::new(&run).exists(),
+        "nothing is written for a model that cannot be"
     );
 
     // A learning rate that explodes: the NaN policy names the parameter.
@@ -553,7 +595,7 @@ fn failures_while_running_are_status_1_and_say_where() {
         message.contains("`layers.0.") && message.contains("finite"),
         "{message}"
     );
-    assert!(message.starts_with("error: [train] "), "{message}");
+    assert!(message.starts_with("error: step "), "{message}");
 
     let message = fails(&["eval", "--model", &config("nothing"), "--data", "x"], 1);
     assert!(message.contains("cannot open the model"), "{message}");
@@ -605,6 +647,24 @@ fn inspect_shows_and_verifies() {
         "the table is printed all the same"
     );
     assert!(fails(&["inspect", "no-such-file"], 1).contains("no-such-file"));
+
+    // The final model has no manifest: its file vouches for itself.
+    let model = run.join("model");
+    let path = model.to_str().unwrap();
+    assert!(succeeds(&["inspect", path, "--verify"]).contains("intact: 1 file"));
+    let file = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 4;
+    std::fs::write(&file, bytes).unwrap();
+    let output = entrenar().args(["inspect", path, "--verify"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("tensor `layers.1.weight` is damaged"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

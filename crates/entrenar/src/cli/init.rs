@@ -103,7 +103,7 @@ fn columns(path: &Path) -> Result<Vec<(String, bool)>, Failure> {
         .collect();
     if columns.len() < 2 {
         return Err(Failure::Usage(format!(
-            "--data: expected a header line with at least two columns in {}, came {}",
+            "--data: expected a header line with at least two columns in {}, got {}",
             path.display(),
             columns.len()
         )));

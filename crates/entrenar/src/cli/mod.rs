@@ -4,6 +4,7 @@
 //! Standard output carries results only; warnings and progress go to standard error. A reader that closes the pipe
 //! early (`entrenar schema | head`) is not an error.
 
+mod chat;
 mod completions;
 mod eval;
 mod generate;
@@ -40,10 +41,10 @@ struct Cli {
 #[derive(Debug, clap::Args)]
 struct Global {
     /// Print results and errors only
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Output")]
     quiet: bool,
     /// Print results as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Output")]
     json: bool,
 }
 
@@ -53,6 +54,7 @@ enum Command {
     Eval(eval::Args),
     Predict(predict::Args),
     Generate(generate::Args),
+    Chat(chat::Args),
     Inspect(inspect::Args),
     Init(init::Args),
     Schema(schema::Args),
@@ -119,9 +121,10 @@ fn paint(code: &str, text: &str) -> String {
 /// Runs the program.
 pub(crate) fn main() -> ExitCode {
     outcome::install_panic_hook();
-    let outcome = std::panic::catch_unwind(|| match Cli::try_parse() {
-        Ok(cli) => run(&cli),
-        Err(error) => Err(Failure::from(error)),
+    let outcome = std::panic::catch_unwind(|| -> Result<(), Failure> {
+        let cli = Cli::try_parse()?;
+        environment()?;
+        run(&cli)
     });
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -129,6 +132,29 @@ pub(crate) fn main() -> ExitCode {
         // The hook has printed what happened.
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Refuses values of our environment variables that the library would pass over.
+fn environment() -> Result<(), Failure> {
+    let number = |text: &str| text.trim().parse::<usize>().is_ok_and(|n| n > 0);
+    let known: [(&str, fn(&str) -> bool, &str); 2] = [
+        (
+            "ENTRENAR_SIMD",
+            |text| matches!(text, "baseline" | "avx2" | "avx512"),
+            "baseline, avx2 or avx512",
+        ),
+        ("ENTRENAR_THREADS", number, "a whole number of at least 1"),
+    ];
+    for (name, accepts, expected) in known {
+        if let Some(value) = std::env::var_os(name)
+            && !value.to_str().is_some_and(accepts)
+        {
+            return Err(Failure::Usage(format!(
+                "the environment variable {name}: expected {expected}, got {value:?}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {
@@ -141,6 +167,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Eval(args) => eval::run(args, output),
         Command::Predict(args) => predict::run(args, output),
         Command::Generate(args) => generate::run(args, output),
+        Command::Chat(args) => chat::run(args, output),
         Command::Inspect(args) => inspect::run(args, output),
         Command::Init(args) => init::run(args),
         Command::Schema(args) => schema::run(args),

@@ -5,15 +5,15 @@
 
 use super::{Failure, Output, json, print};
 use entrenar::train::config::{self, Loaded};
-use entrenar::train::run::{ProgressStyle, RunPlace, Signals};
+use entrenar::train::run::{ProgressStyle, RunPlace, Signals, number_text};
 use entrenar::train::trainer::{Ended, Evaluation, RunOptions, RunOutcome, run_config};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 /// Train a model as a config file describes it
 ///
-/// Ctrl-C (SIGINT) and SIGTERM end the run after the step in progress with a checkpoint and status 0; --resume continues
-/// it. A second signal ends it at once with status 130.
+/// Ctrl-C (SIGINT) and SIGTERM end the run after the step in progress with a checkpoint and status
+/// 0; --resume continues it. A second signal ends it at once with status 130.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The config (YAML); `entrenar init` writes one to start from
@@ -88,6 +88,9 @@ fn start(loaded: &Loaded, args: &Args, output: Output) -> Result<(), Failure> {
     if output.json {
         return print(&json(&report(&run))?);
     }
+    if run.sample.is_some() {
+        output.note("sample:");
+    }
     match &run.sample {
         Some(sample) if sample.ends_with('\n') => print(sample),
         Some(sample) => print(&format!("{sample}\n")),
@@ -133,9 +136,9 @@ fn summary(run: &RunOutcome) -> Vec<String> {
 
 /// `loss 1.5, accuracy 0.9`.
 pub(super) fn numbers(evaluation: &Evaluation) -> String {
-    let mut text = format!("loss {:.4}", evaluation.loss);
+    let mut text = format!("loss {}", number_text(evaluation.loss));
     for (name, value) in &evaluation.metrics {
-        text.push_str(&format!(", {name} {:.4}", value));
+        text.push_str(&format!(", {name} {}", number_text(*value)));
     }
     text
 }
@@ -172,6 +175,8 @@ fn report(run: &RunOutcome) -> Value {
         "validation": training.validation.as_ref().map(fields),
         "test": training.test.as_ref().map(fields),
         "skipped_steps": training.skipped_steps,
+        "threads": entrenar::cpu::team::threads(),
+        "instructions": format!("{:?}", entrenar::cpu::simd::level()).to_lowercase(),
         "seconds": training.seconds,
         "sample": run.sample,
     })
