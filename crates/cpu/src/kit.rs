@@ -348,7 +348,7 @@ pub(crate) fn around(dims: &[usize], dim: usize) -> (usize, usize, usize) {
 /// The elements as i64, row-major; borrowed when they already lie so.
 ///
 /// # Errors
-/// When the dtype is no integer.
+/// When the dtype is no integer, or there is no memory for a copy.
 #[track_caller]
 pub(crate) fn integers<'a>(op: &str, index: &'a Array) -> Result<Cow<'a, [i64]>> {
     if !index.dtype().is_int() {
@@ -361,7 +361,16 @@ pub(crate) fn integers<'a>(op: &str, index: &'a Array) -> Result<Cow<'a, [i64]>>
     if index.dtype() == DType::I64 && index.is_contiguous() {
         return Ok(Cow::Borrowed(index.as_slice::<i64>()?));
     }
-    Ok(Cow::Owned(index.cast(DType::I64).to_vec::<i64>()?))
+    // An index may be a broadcast view of any size: running out of memory is no reason to abort.
+    let mut all = Vec::new();
+    let reserved = all.try_reserve_exact(index.numel());
+    reserved.map_err(|_| Error::memory(op, index.numel() * size_of::<i64>()))?;
+    match index.dtype() {
+        DType::I64 => all.extend(index.view::<i64>()?.iter()),
+        DType::I32 => all.extend(index.view::<i32>()?.iter().map(i64::from)),
+        _ => all.extend(index.view::<u8>()?.iter().map(i64::from)),
+    }
+    Ok(Cow::Owned(all))
 }
 
 /// Runs a block with `$T` bound to f32 or f64, the two dtypes that kernels compute in.
