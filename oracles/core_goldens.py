@@ -3,7 +3,7 @@ where conventions differ between libraries (kinks, weights, ignored targets, mas
 
 Inputs are not stored: both sides make them with `numbers`. One line per case:
 name; results; gradient of the first input; of the second; ... in float64, 12 digits.
-Run: python oracles/core_goldens.py   (needs torch). Neighbour: crates/core/tests/functional.rs.
+Run: python oracles/core_goldens.py   (needs torch). Neighbour: crates/core/tests/suite/functional.rs.
 """
 
 import pathlib

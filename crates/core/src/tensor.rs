@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use entrenar_base::{Array, DType, Device, Element, Error, Philox, Result, Shape};
+use entrenar_base::{Array, DType, Device, Element, Error, Philox, Result, Shape, dispatch};
 
 use crate::autograd::checkpoint::Region;
 use crate::autograd::graph::{Edge, Leaf};
@@ -104,6 +104,16 @@ impl Tensor {
         }
     }
 
+    /// The value without the wrappers of levels above `at`: of transforms that ran inside the one
+    /// at `at` and are over.
+    pub(crate) fn settled(&self, at: Level) -> &Tensor {
+        let mut t = self;
+        while let Some(level) = t.level().filter(|&l| l > at) {
+            t = t.peel(level);
+        }
+        t
+    }
+
     /// The gradient edge at `level`, if it is tracked there.
     pub(crate) fn edge(&self, at: Level) -> Option<&Edge> {
         match &*self.0 {
@@ -147,6 +157,7 @@ impl Tensor {
     /// ```
     #[track_caller]
     pub fn from_vec<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
+        entrenar_cpu::init();
         Ok(Self::concrete(Array::from_vec(values, shape)?))
     }
 
@@ -156,35 +167,76 @@ impl Tensor {
     /// When the count differs from the shape's.
     #[track_caller]
     pub fn from_slice<T: Element>(values: &[T], shape: impl Into<Shape>) -> Result<Tensor> {
+        entrenar_cpu::init();
         Ok(Self::concrete(Array::from_slice(values, shape)?))
     }
 
     /// A rank-0 tensor.
     pub fn scalar<T: Element>(value: T) -> Tensor {
+        entrenar_cpu::init();
         Self::concrete(Array::scalar(value))
     }
 
     /// Filled with `value` in `dtype`.
+    ///
+    /// # Panics
+    /// At the caller's line when the number of elements overflows or there is no memory for it;
+    /// [`Tensor::try_full`] returns an error instead.
+    #[track_caller]
     pub fn full(shape: impl Into<Shape>, value: f64, dtype: DType) -> Tensor {
+        entrenar_cpu::init();
         Self::concrete(Array::full_as(shape, value, dtype))
     }
 
+    /// [`Tensor::full`] for shapes that come from outside the program.
+    ///
+    /// # Errors
+    /// When the number of elements overflows or there is no memory for it.
+    ///
+    /// ```
+    /// # use entrenar_core::{Tensor, DType};
+    /// assert!(Tensor::try_full([1 << 45], 0.0, DType::F64).is_err());
+    /// assert_eq!(Tensor::try_full([2], 1.0, DType::F32)?.to_vec::<f32>()?, [1.0, 1.0]);
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn try_full(shape: impl Into<Shape>, value: f64, dtype: DType) -> Result<Tensor> {
+        entrenar_cpu::init();
+        Ok(Self::concrete(Array::try_full_as(shape, value, dtype)?))
+    }
+
     /// Filled with zeros.
+    ///
+    /// # Panics
+    /// As [`Tensor::full`].
+    #[track_caller]
     pub fn zeros(shape: impl Into<Shape>, dtype: DType) -> Tensor {
         Self::full(shape, 0.0, dtype)
     }
 
     /// Filled with ones.
+    ///
+    /// # Panics
+    /// As [`Tensor::full`].
+    #[track_caller]
     pub fn ones(shape: impl Into<Shape>, dtype: DType) -> Tensor {
         Self::full(shape, 1.0, dtype)
     }
 
     /// Zeros of this tensor's shape and dtype.
+    ///
+    /// # Panics
+    /// When there is no memory for them.
+    #[track_caller]
     pub fn zeros_like(&self) -> Tensor {
         Self::zeros(self.shape(), self.dtype())
     }
 
     /// Ones of this tensor's shape and dtype.
+    ///
+    /// # Panics
+    /// When there is no memory for them.
+    #[track_caller]
     pub fn ones_like(&self) -> Tensor {
         Self::ones(self.shape(), self.dtype())
     }
@@ -192,7 +244,7 @@ impl Tensor {
     /// `start, start + step, …` below `end`.
     ///
     /// # Errors
-    /// When `step` is zero or points away from `end`.
+    /// When `step` is zero or points away from `end`, or there is no memory for so many numbers.
     ///
     /// ```
     /// # use entrenar_core::{Tensor, DType};
@@ -209,20 +261,29 @@ impl Tensor {
                 format!("start {start}, end {end}, step {step}"),
             ));
         }
-        let n = count.ceil() as usize;
-        let values = (0..n).map(|i| start + i as f64 * step).collect();
-        Ok(Self::concrete(
-            Array::from_vec::<f64>(values, [n])?.cast(dtype),
-        ))
+        let n = count.ceil() as usize; // saturates, and the shape is refused below
+        entrenar_cpu::init();
+        let array = dispatch!(dtype, T => Array::try_build([n], |out: &mut [T]| {
+            for (i, o) in out.iter_mut().enumerate() {
+                *o = T::from_f64(start + i as f64 * step);
+            }
+            Ok(())
+        }))?;
+        Ok(Self::concrete(array))
     }
 
     /// The identity matrix `[n, n]`.
+    ///
+    /// # Panics
+    /// As [`Tensor::full`].
+    #[track_caller]
     pub fn eye(n: usize, dtype: DType) -> Tensor {
-        let a = Array::build([n, n], |out: &mut [u8]| {
-            out.fill(0);
-            out.iter_mut().step_by(n + 1).for_each(|o| *o = 1);
-        });
-        Self::concrete(a.cast(dtype))
+        entrenar_cpu::init();
+        Self::concrete(dispatch!(dtype, T => Array::build([n, n], |out: &mut [T]| {
+            out.fill(T::from_f64(0.0));
+            let diagonal = out.iter_mut().step_by(n.saturating_add(1));
+            diagonal.for_each(|o| *o = T::from_f64(1.0));
+        })))
     }
 
     /// Uniform numbers in [0, 1) from `seed`: the same seed gives the same bits everywhere.
@@ -394,20 +455,23 @@ impl Tensor {
         ))
     }
 
-    /// Whether gradients flow to this tensor at its outermost level.
+    /// Whether gradients flow to this tensor at its outermost level (inside a checkpointed
+    /// function: at the level around it).
     pub fn is_tracked(&self) -> bool {
-        matches!(&*self.0, Inner::Reverse { .. })
+        match &*self.0 {
+            Inner::Reverse { .. } => true,
+            Inner::Region { value, .. } => value.is_tracked(),
+            Inner::Concrete(_) | Inner::Dual { .. } => false,
+        }
     }
 
     /// Whether this is a leaf: made by the user, not by an operation.
     pub fn is_leaf(&self) -> bool {
-        !matches!(
-            &*self.0,
-            Inner::Reverse {
-                edge: Edge::Node { .. },
-                ..
-            }
-        )
+        match &*self.0 {
+            Inner::Reverse { edge, .. } => matches!(edge, Edge::Leaf(_)),
+            Inner::Region { value, .. } => value.is_leaf(),
+            Inner::Concrete(_) | Inner::Dual { .. } => true,
+        }
     }
 
     pub(crate) fn leaf(&self) -> Option<&Arc<Leaf>> {
@@ -420,6 +484,7 @@ impl Tensor {
                 edge: Edge::Node { node, .. },
                 ..
             } => node.retained(),
+            Inner::Region { value, .. } => value.leaf(),
             _ => None,
         }
     }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use entrenar_base::{Array, Error, Result};
 
 use super::enable_grad;
-use super::graph::{Slot, lock};
+use super::graph::{Deferred, Slot, drop_flat, lock};
 use crate::Tensor;
 use crate::apply::{How, peeled, run};
 use crate::op::{Aval, Few, OpRef, Rule};
@@ -32,6 +32,20 @@ pub(crate) struct Region {
     /// True for the second run, whose only purpose is to produce the slots.
     replay: bool,
     state: Mutex<State>,
+}
+
+/// A chain of checkpoints may be as long as memory allows: each region holds the tensors of the
+/// one before it, in its inputs or in what its function captured.
+impl Drop for Region {
+    fn drop(&mut self) {
+        let nothing: Arc<Function> = Arc::new(|_| Ok(Vec::new()));
+        let held = (
+            std::mem::take(&mut self.inputs),
+            std::mem::replace(&mut self.function, nothing),
+            self.policy.take(),
+        );
+        drop_flat(std::iter::once(Deferred::Other(Box::new(held))));
+    }
 }
 
 #[derive(Default)]

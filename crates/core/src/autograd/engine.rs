@@ -84,12 +84,21 @@ enum Targets<'a> {
     Edges(&'a [Option<Edge>]),
 }
 
+/// The keys of [`Targets::Edges`].
+#[derive(Default)]
+struct Asked {
+    leaves: Map<usize, ()>,
+    nodes: Map<u64, ()>,
+}
+
 struct Pass {
     /// Newest first, so that a node is found by its sequence number.
     pending: Vec<Pending>,
     leaves: Vec<LeafState>,
     /// Positions in `leaves`, once there are too many to look through.
     leaf_index: Map<usize, usize>,
+    /// Who asked for gradients; `None` when every leaf did.
+    asked: Option<Asked>,
 }
 
 /// Up to this many leaves are found by looking through them.
@@ -137,6 +146,7 @@ impl Pass {
             pending: Vec::new(),
             leaves: Vec::new(),
             leaf_index: Map::default(),
+            asked: None,
         };
         while let Some(Newest(node)) = heap.pop() {
             if pass
@@ -189,28 +199,32 @@ impl Pass {
         let Targets::Edges(edges) = targets else {
             return;
         };
-        let mut leaves: Map<usize, ()> = Map::default();
-        let mut nodes: Map<u64, ()> = Map::default();
+        let mut asked = Asked::default();
         for edge in edges.iter().flatten() {
             match edge {
-                Edge::Leaf(l) => drop(leaves.insert(leaf_key(l), ())),
-                Edge::Node { node, .. } => drop(nodes.insert(node.sequence, ())),
+                Edge::Leaf(l) => drop(asked.leaves.insert(leaf_key(l), ())),
+                Edge::Node { node, .. } => drop(asked.nodes.insert(node.sequence, ())),
             }
         }
+        self.asked = Some(asked);
         // Oldest first: a node is wanted when an operand is a target or is itself wanted.
         for i in (0..self.pending.len()).rev() {
-            let wanted = self.pending[i]
-                .node
-                .edges
-                .iter()
-                .flatten()
-                .any(|e| match e {
-                    Edge::Leaf(l) => leaves.contains_key(&leaf_key(l)),
-                    Edge::Node { node, .. } => {
-                        nodes.contains_key(&node.sequence) || self.pending[self.find(node)].wanted
-                    }
-                });
+            let mut edges = self.pending[i].node.edges.iter().flatten();
+            let wanted = edges.any(|e| self.leads_to_target(e));
             self.pending[i].wanted = wanted;
+        }
+    }
+
+    /// Whether a gradient sent along `edge` reaches anybody who asked for one.
+    fn leads_to_target(&self, edge: &Edge) -> bool {
+        let Some(asked) = &self.asked else {
+            return true;
+        };
+        match edge {
+            Edge::Leaf(l) => asked.leaves.contains_key(&leaf_key(l)),
+            Edge::Node { node, .. } => {
+                asked.nodes.contains_key(&node.sequence) || self.pending[self.find(node)].wanted
+            }
         }
     }
 
@@ -293,10 +307,12 @@ fn pass(
         }
     }
     for (edge, cotangent) in roots {
-        plan.deliver(&edge, Some(Gradient::Whole(cotangent)), fire)?;
+        let wanted = plan.leads_to_target(&edge);
+        plan.deliver(&edge, wanted.then_some(Gradient::Whole(cotangent)), fire)?;
     }
     for at in 0..plan.pending.len() {
         let pending = &mut plan.pending[at];
+        let wanted = pending.wanted;
         let node = pending.node.clone();
         let cotangents = std::mem::take(&mut pending.cotangents);
         if !interior.is_empty() {
@@ -306,9 +322,14 @@ fn pass(
                 }
             }
         }
-        if !pending.wanted {
+        if !wanted {
             continue;
         }
+        let needs: SmallVec<[bool; 4]> = node
+            .edges
+            .iter()
+            .map(|e| e.as_ref().is_some_and(|e| plan.leads_to_target(e)))
+            .collect();
         let mut gradients: SmallVec<[Option<Gradient>; 3]> =
             node.edges.iter().map(|_| None).collect();
         if cotangents.iter().any(Option::is_some) {
@@ -316,7 +337,10 @@ fn pass(
                 level,
                 &node,
                 &cotangents,
-                &mut gradients,
+                Sink {
+                    needs: &needs,
+                    gradients: &mut gradients,
+                },
                 create_graph,
                 retain,
             )?;
@@ -350,7 +374,7 @@ fn run_node(
     level: Level,
     node: &Arc<Node>,
     cotangents: &[Option<Tensor>],
-    gradients: &mut [Option<Gradient>],
+    mut sink: Sink<'_>,
     create_graph: bool,
     retain: bool,
 ) -> Result<()> {
@@ -389,17 +413,12 @@ fn run_node(
         })
         .collect::<Result<_>>()?;
     drop(saved);
-    let needs: SmallVec<[bool; 4]> = node.edges.iter().map(Option::is_some).collect();
     let cx = VjpCx {
         op: node.op.name(),
         inputs: &inputs,
         outputs: &outputs,
         avals: &node.avals,
         cotangents,
-    };
-    let mut sink = Sink {
-        needs: &needs,
-        gradients,
     };
     vjp(node, &cx, &mut sink).map_err(|e| {
         e.context(format!(
@@ -493,7 +512,8 @@ fn check_seed(output: &Tensor, cotangent: &Tensor) -> Result<()> {
 }
 
 /// Gradients at `level` of outputs with respect to inputs; the workhorse of [`grad`], tapes and
-/// the functional transforms.
+/// the functional transforms. Values whose outermost level is another one count as not tracked:
+/// callers refuse them or strip what is over.
 pub(crate) fn gradients_at(
     level: Level,
     outputs: &[(Tensor, Tensor)],
@@ -541,7 +561,6 @@ pub fn grad(
 ) -> Result<Vec<Option<Tensor>>> {
     let level = outputs
         .iter()
-        .filter(|t| t.is_tracked())
         .filter_map(|t| t.level())
         .max()
         .ok_or_else(|| {
@@ -550,6 +569,22 @@ pub fn grad(
                 "no output depends on a tensor that requires gradients",
             )
         })?;
+    if !outputs.iter().any(|t| t.edge(level).is_some()) {
+        return Err(Error::autodiff(
+            "grad",
+            "an output belongs to a running forward-mode transform or checkpoint; take gradients outside it, or use value_and_grad",
+        ));
+    }
+    for (i, t) in inputs.iter().enumerate() {
+        if t.level().is_some() && t.edge(level).is_none() {
+            return Err(Error::autodiff(
+                "grad",
+                format!(
+                    "input {i} is tracked by another transform than the outputs (one of the two was made inside a tape, value_and_grad or jvp); ask each for its own gradients"
+                ),
+            ));
+        }
+    }
     if let Some(given) = &options.grad_outputs
         && given.len() != outputs.len()
     {

@@ -122,7 +122,7 @@ fn jvp(
 /// ```
 /// use entrenar_core::{Tensor, autograd::DualTensor};
 /// let x = DualTensor::new(&Tensor::scalar(3.0f64), &Tensor::scalar(1.0f64))?;
-/// let y = x.wrap(x.tensor().mul(x.tensor())?);
+/// let y = x.wrap(x.tensor().mul(x.tensor())?)?;
 /// assert_eq!(y.value().item::<f64>()?, 9.0);
 /// assert_eq!(y.tangent().unwrap().item::<f64>()?, 6.0);
 /// # Ok::<(), entrenar_core::Error>(())
@@ -173,11 +173,21 @@ impl DualTensor {
     }
 
     /// Reads a result of computations on [`DualTensor::tensor`].
-    pub fn wrap(&self, result: Tensor) -> DualTensor {
-        DualTensor {
+    ///
+    /// # Errors
+    /// When the result also belongs to a transform opened after this dual number: its dependence
+    /// on what that transform watches would be lost.
+    pub fn wrap(&self, result: Tensor) -> Result<DualTensor> {
+        if result.level() > Some(self.level) {
+            return Err(Error::autodiff(
+                "dual",
+                "this value also belongs to a transform opened after this dual number (jvp, value_and_grad or a tape): read it outside of that transform, or make the dual number inside",
+            ));
+        }
+        Ok(DualTensor {
             tensor: result,
             level: self.level,
-        }
+        })
     }
 
     /// The value.
@@ -202,7 +212,8 @@ pub(crate) fn duals(values: &[Tensor], tangents: &[Tensor]) -> Result<(Level, Ve
     Ok((level, wrapped))
 }
 
-/// Splits a result into value and tangent at `level`.
+/// Splits a result of a function that ran at `level` into value and tangent.
 pub(crate) fn split(level: Level, result: &Tensor) -> (Tensor, Option<Tensor>) {
-    (result.peel(level).clone(), tangent(level, result).cloned())
+    let pushed = tangent(level, result.settled(level)).cloned();
+    (result.peel(level).clone(), pushed)
 }

@@ -63,7 +63,8 @@ pub fn value_and_grad(
         ));
     }
     let seed = out.detach().ones_like();
-    let found = gradients_at(level, &[(out.clone(), seed)], &watched, false, false)?;
+    let root = (out.settled(level).clone(), seed);
+    let found = gradients_at(level, &[root], &watched, false, false)?;
     Ok((out.peel(level).clone(), or_zeros(found, &watched)))
 }
 
@@ -124,6 +125,7 @@ pub fn vjp(
     let inputs = watch(level, &owned(inputs));
     let outputs = f(&inputs)?;
     let values = outputs.iter().map(|t| t.peel(level).clone()).collect();
+    let outputs = outputs.iter().map(|t| t.settled(level).clone()).collect();
     Ok((
         values,
         Pullback {

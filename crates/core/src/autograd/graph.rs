@@ -1,9 +1,11 @@
 //! The reverse-mode graph: nodes are plain data, edges point from results to operands.
 //!
 //! A node saves *peeled* values, never values of its own level, so there are no cycles; dropping
-//! a long chain walks an explicit stack, so depth is limited by memory and not by the call stack.
+//! a long chain walks an explicit list, so depth is limited by memory and not by the call stack.
 
 use smallvec::SmallVec;
+use std::any::Any;
+use std::cell::RefCell;
 use std::fmt;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -163,32 +165,70 @@ impl Node {
             .downcast_ref::<super::hooks::Retain>()
             .map(|r| &r.cell.0)
     }
+}
 
-    fn detach_edges(&mut self, stack: &mut Vec<Arc<Node>>) {
-        for edge in self.edges.drain(..) {
-            if let Some(Edge::Node { node, .. }) = edge {
-                stack.push(node);
+/// Something whose drop may free further parts of a graph.
+pub(crate) enum Deferred {
+    /// From a node to its operand.
+    Edge(Edge),
+    /// Whatever else holds tensors: a checkpoint's function and inputs, a user's closure.
+    Other(Box<dyn Any>),
+}
+
+/// What waits to be dropped on this thread.
+struct Waiting {
+    list: Vec<Deferred>,
+    /// Somebody up the call stack empties the list.
+    busy: bool,
+}
+
+thread_local! {
+    static WAITING: RefCell<Waiting> = const {
+        RefCell::new(Waiting { list: Vec::new(), busy: false })
+    };
+}
+
+/// Drops `things` without recursion: inside the drop of another part of a graph they only join a
+/// list, which the outermost call empties. So the depth of the call stack does not depend on the
+/// length of the graph, through edges, checkpoints or closures.
+pub(crate) fn drop_flat(things: impl Iterator<Item = Deferred>) {
+    struct Done;
+    impl Drop for Done {
+        fn drop(&mut self) {
+            // Also when a user's value panics in its drop.
+            WAITING.with(|w| w.borrow_mut().busy = false);
+        }
+    }
+    let mut things = things;
+    let outermost = WAITING.try_with(|w| {
+        let mut w = w.borrow_mut();
+        w.list.extend(&mut things);
+        !std::mem::replace(&mut w.busy, true)
+    });
+    match outermost {
+        Ok(true) => {
+            let _done = Done;
+            // The borrow ends before the drop, which may come back here.
+            while let Some(next) = WAITING.with(|w| w.borrow_mut().list.pop()) {
+                match next {
+                    Deferred::Edge(edge) => drop(edge),
+                    Deferred::Other(held) => drop(held),
+                }
             }
         }
+        Ok(false) => {}
+        // The thread is ending and has no list any more.
+        Err(_) => things.for_each(drop),
     }
 }
 
 /// Iterative: a chain of any length is freed without recursion.
 impl Drop for Node {
     fn drop(&mut self) {
-        let mut stack = Vec::new();
-        self.detach_edges(&mut stack);
-        while let Some(mut node) = stack.pop() {
-            // Usually nobody else holds it, and its edges come off in place. If another thread
-            // drops it at the same moment, exactly one of the two gets the node from `into_inner`.
-            match Arc::get_mut(&mut node) {
-                Some(last) => last.detach_edges(&mut stack),
-                None => {
-                    if let Some(mut last) = Arc::into_inner(node) {
-                        last.detach_edges(&mut stack);
-                    }
-                }
-            }
+        let shared = |e: &Edge| matches!(e, Edge::Leaf(l) if Arc::strong_count(l) > 1);
+        if !self.edges.iter().flatten().all(shared) {
+            let edges = std::mem::take(&mut self.edges);
+            drop_flat(edges.into_iter().flatten().map(Deferred::Edge));
         }
     }
 }

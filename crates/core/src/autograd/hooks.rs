@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use entrenar_base::{Array, Error, Result};
 
-use super::graph::{Edge, Hook, HookFunction, Leaf};
+use super::graph::{Deferred, Edge, Hook, HookFunction, Leaf, drop_flat};
 use crate::Tensor;
 use crate::apply::{apply1, one};
 use crate::op::{Aval, Explicit, Few, JvpCx, Op, Reads, Rule, Sink, VjpCx};
@@ -63,6 +63,15 @@ pub(crate) struct Hooked {
 }
 
 identity_op!(Hooked, "hook");
+
+/// The function may have captured the tensor before it, and that one's hook the one before.
+impl Drop for Hooked {
+    fn drop(&mut self) {
+        let nothing: Hook = Arc::new(|_| Ok(None));
+        let hook = std::mem::replace(&mut self.hook.0, nothing);
+        drop_flat(std::iter::once(Deferred::Other(Box::new(hook))));
+    }
+}
 
 impl Explicit for Hooked {
     fn reads(&self, _: &[bool]) -> Reads {
@@ -135,25 +144,22 @@ impl Tensor {
         hook: impl Fn(&Tensor) -> Result<Option<Tensor>> + Send + Sync + 'static,
     ) -> Result<Tensor> {
         let hook: Hook = Arc::new(hook);
-        match &*self.0 {
-            Inner::Reverse {
-                edge: Edge::Leaf(leaf),
-                ..
-            } => {
-                leaf.add_hook(hook);
-                Ok(self.clone())
-            }
-            Inner::Reverse { .. } | Inner::Region { .. } | Inner::Dual { .. } => apply1(
-                &crate::apply::handle(Hooked {
-                    hook: ByIdentity(hook),
-                }),
-                &[self],
-            ),
-            Inner::Concrete(_) => Err(Error::autodiff(
+        if let Inner::Reverse {
+            edge: Edge::Leaf(leaf),
+            ..
+        } = &*self.0
+        {
+            leaf.add_hook(hook);
+            return Ok(self.clone());
+        }
+        if !self.is_tracked() && !matches!(&*self.0, Inner::Dual { .. }) {
+            return Err(Error::autodiff(
                 "register_hook",
                 "this tensor does not require gradients",
-            )),
+            ));
         }
+        let hook = ByIdentity(hook);
+        apply1(&crate::apply::handle(Hooked { hook }), &[self])
     }
 
     /// This value with a gradient cell: after `backward`, [`Tensor::grad`] of the *returned*

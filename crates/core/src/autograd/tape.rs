@@ -78,6 +78,28 @@ impl GradientTape {
         ))
     }
 
+    /// The value without what this tape knows of it; other tapes and transforms still follow it.
+    ///
+    /// An outer tape needs this to differentiate a result that was computed from an inner tape's
+    /// variables:
+    ///
+    /// ```
+    /// use entrenar_core::{GradientTape, Tensor};
+    /// let outer = GradientTape::new();
+    /// let x = outer.variable(&Tensor::scalar(3.0f64))?;
+    /// let inner = GradientTape::new();
+    /// let xi = inner.variable(&x)?;
+    /// let y = xi.mul(&xi)?;
+    /// assert!(outer.gradient(&y, &[&x]).is_err());
+    /// let dy = outer.gradient(&inner.unwatch(&y), &[&x])?[0].clone().unwrap();
+    /// assert_eq!(dy.item::<f64>()?, 6.0);
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn unwatch(&self, value: &Tensor) -> Tensor {
+        value.peel(self.level).clone()
+    }
+
     /// Gradients of a scalar with respect to watched (or intermediate) values; `None` where the
     /// scalar does not depend on them.
     ///
@@ -100,7 +122,9 @@ impl GradientTape {
     /// [`GradientTape::gradient`] from a given gradient of the output.
     ///
     /// # Errors
-    /// When its shape or dtype differs from the output's, or a non-persistent tape is used twice.
+    /// When its shape or dtype differs from the output's, a non-persistent tape is used twice, or
+    /// a value also belongs to a transform opened after this tape: its dependence on what that
+    /// transform watches would be lost. [`GradientTape::unwatch`] takes it out of a later tape.
     #[track_caller]
     pub fn gradient_with(
         &self,
@@ -108,17 +132,25 @@ impl GradientTape {
         output_gradient: &Tensor,
         inputs: &[&Tensor],
     ) -> Result<Vec<Option<Tensor>>> {
-        if self.used.replace(true) && !self.persistent {
-            return Err(Error::autodiff(
-                "gradient",
-                "this tape was already used; make it with GradientTape::new().persistent() to ask twice",
-            ));
+        for t in inputs.iter().chain([&output]) {
+            if t.level() > Some(self.level) {
+                return Err(Error::autodiff(
+                    "gradient",
+                    "this value also belongs to a transform opened after this tape (jvp, value_and_grad or another tape): take the gradient outside of it, use a tape made inside of it, or take the value out with unwatch of the later tape",
+                ));
+            }
         }
         if output_gradient.aval() != output.aval() {
             return Err(Error::shape(
                 "gradient",
                 format!("{:?}", output.aval()),
                 format!("{:?}", output_gradient.aval()),
+            ));
+        }
+        if self.used.replace(true) && !self.persistent {
+            return Err(Error::autodiff(
+                "gradient",
+                "this tape was already used; make it with GradientTape::new().persistent() to ask twice",
             ));
         }
         let inputs: Vec<Tensor> = inputs.iter().map(|t| (*t).clone()).collect();

@@ -28,6 +28,8 @@ impl Op for BroadcastTo {
                 &inputs[0].shape,
             ));
         }
+        // A view costs nothing, so nothing else would stop at an absurd size.
+        self.shape.checked_numel_for(self.name())?;
         Ok(one(Aval::new(self.shape.clone(), inputs[0].dtype)))
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
@@ -99,7 +101,7 @@ impl Tensor {
     /// Stretched to `shape` by NumPy's rule; a view without copying.
     ///
     /// # Errors
-    /// When a size differs and is not 1.
+    /// When a size differs and is not 1, or the number of elements overflows.
     ///
     /// ```
     /// # use entrenar_core::Tensor;

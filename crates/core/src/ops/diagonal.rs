@@ -134,7 +134,7 @@ impl Op for DiagonalEmbed {
             };
             out.insert(d, size);
         }
-        out.checked_numel()?;
+        out.checked_numel_for(self.name())?;
         Ok(one(Aval::new(out, inputs[0].dtype)))
     }
     fn eval(&self, inputs: &[&Array], outputs: &[Aval]) -> Result<Few<Array>> {

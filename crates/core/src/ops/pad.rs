@@ -55,7 +55,7 @@ impl Op for Pad {
                     format!("{:?}", self.widths),
                 )
             })?;
-        shape.checked_numel()?;
+        shape.checked_numel_for(self.name())?;
         Ok(one(Aval::new(shape, inputs[0].dtype)))
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
@@ -311,7 +311,7 @@ impl Tensor {
                 )
             })?);
         }
-        joined.checked_numel()?;
+        joined.checked_numel_for("repeat")?;
         self.reshape(apart)?.broadcast_to(full)?.reshape(joined)
     }
 
@@ -348,7 +348,7 @@ impl Tensor {
         full.insert(d + 1, n);
         let mut joined = self.shape().clone();
         joined.dims_mut()[d] = joined[d].saturating_mul(n);
-        joined.checked_numel()?;
+        joined.checked_numel_for("repeat_interleave")?;
         self.unsqueeze(d as isize + 1)?
             .broadcast_to(full)?
             .reshape(joined)

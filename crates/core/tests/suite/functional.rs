@@ -421,7 +421,7 @@ fn functions_agree_with_pytorch() -> Result<()> {
     norms(&mut cases);
     spatial(&mut cases);
 
-    let mut golden: BTreeMap<&str, Vec<&str>> = include_str!("data/functional.txt")
+    let mut golden: BTreeMap<&str, Vec<&str>> = include_str!("../data/functional.txt")
         .lines()
         .map(|line| {
             let mut parts = line.split(';').map(str::trim);

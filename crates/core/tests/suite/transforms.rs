@@ -1,8 +1,9 @@
 //! Functional transforms on known functions.
 
 use entrenar_core::autograd::{
-    GradOptions, backward_all, checkpoint, checkpoint_with, functional::jacobian_mode, grad,
-    hessian, hvp, jacfwd, jacobian, jacrev, jvp, linearize, value_and_grad, vjp,
+    BackwardCx, CustomOp, DualTensor, GradOptions, backward_all, checkpoint, checkpoint_with,
+    functional::jacobian_mode, grad, hessian, hvp, jacfwd, jacobian, jacrev, jvp, linearize,
+    value_and_grad, vjp,
 };
 use entrenar_core::diagnostics::{MemoryProfiler, detect_anomaly};
 use entrenar_core::{GradientTape, Result, Tensor};
@@ -159,6 +160,241 @@ fn tapes_track_only_what_they_watch() -> Result<()> {
     let y = h.mul(&h)?.sum()?;
     let g = tape.gradient(&y, &[&h])?;
     close(g[0].as_ref().unwrap(), &[8.0]);
+    Ok(())
+}
+
+/// A tape opened outside and asked inside a later transform: d(x·t)/dx is t, which that transform
+/// must be able to follow. Answering "nothing depends on x", or a t cut off from it, would be
+/// silently wrong.
+#[test]
+fn a_tape_under_a_later_transform_is_an_error() -> Result<()> {
+    let at = Tensor::scalar(2.0f64);
+    let tape = GradientTape::new().persistent();
+    let x = tape.variable(&Tensor::scalar(3.0f64))?;
+    let asked = |t: &[Tensor]| -> Result<Vec<Tensor>> {
+        let y = x.mul(&t[0])?;
+        let g = tape.gradient(&y, &[&x])?;
+        Ok(vec![g[0].clone().expect("y depends on x")])
+    };
+    for e in [
+        jvp(asked, &[&at], &[&at]).err(),
+        vjp(asked, &[&at]).err(),
+        value_and_grad(|t| Ok(asked(t)?.remove(0)), &[&at]).err(),
+    ] {
+        let text = e.expect("an error").to_string();
+        assert!(
+            text.contains("opened after this tape") && text.contains("unwatch"),
+            "{text}"
+        );
+    }
+    // The same for what is asked about: x seen through a later tape.
+    let later = GradientTape::new();
+    let seen = later.variable(&x)?;
+    assert!(tape.gradient(&x.mul(&x)?, &[&seen]).is_err());
+    // What does not involve the transform is answered inside of it.
+    let (_, g) = value_and_grad(
+        |t| {
+            let y = x.mul(&x)?;
+            t[0].mul(tape.gradient(&y, &[&x])?[0].as_ref().expect("2x"))
+        },
+        &[&at],
+    )?;
+    assert_eq!(g[0].item::<f64>()?, 6.0);
+    // A tape made inside: d/dt [d(x·t)/dx] = 1.
+    let inside = |t: &[Tensor]| {
+        let tape = GradientTape::new();
+        let x = tape.variable(&Tensor::scalar(3.0f64))?;
+        Ok(tape.gradient(&x.mul(&t[0])?, &[&x])?.remove(0).expect("t"))
+    };
+    assert_eq!(value_and_grad(inside, &[&at])?.1[0].item::<f64>()?, 1.0);
+    // An error leaves the tape usable: nothing was answered.
+    let once = GradientTape::new();
+    let z = once.variable(&at)?;
+    let last = GradientTape::new();
+    let zz = last.variable(&z)?;
+    assert!(once.gradient(&zz.mul(&zz)?, &[&z]).is_err());
+    let g = once.gradient(&last.unwatch(&zz.mul(&zz)?), &[&z])?;
+    assert_eq!(g[0].as_ref().expect("2z").item::<f64>()?, 4.0);
+    Ok(())
+}
+
+/// Results that leave a function while still tracked by a tape made inside of it count fully.
+#[test]
+fn values_that_escape_an_inner_tape_keep_their_gradients() -> Result<()> {
+    let at = Tensor::scalar(3.0f64);
+    let one = Tensor::scalar(1.0f64);
+    let f = |t: &[Tensor]| -> Result<Tensor> {
+        let tape = GradientTape::new();
+        let x = tape.variable(&t[0])?;
+        let y = x.mul(&x)?;
+        let dy = tape.gradient(&y, &[&x])?.remove(0).expect("2x");
+        y.add(&dy) // x² + 2x, wrapped by the inner tape
+    };
+    let (_, g) = value_and_grad(f, &[&at])?;
+    assert_eq!(g[0].item::<f64>()?, 8.0);
+    let (_, pullback) = vjp(|t| Ok(vec![f(t)?]), &[&at])?;
+    assert_eq!(pullback.call(&[&one])?[0].item::<f64>()?, 8.0);
+    let (_, d) = jvp(|t| Ok(vec![f(t)?]), &[&at], &[&one])?;
+    assert_eq!(d[0].item::<f64>()?, 8.0);
+    assert_eq!(
+        hessian(|t| f(std::slice::from_ref(t)), &at)?.item::<f64>()?,
+        2.0
+    );
+    Ok(())
+}
+
+#[test]
+fn dual_numbers_and_grad_refuse_values_of_other_transforms() -> Result<()> {
+    let two = Tensor::scalar(2.0f64);
+    let dual = DualTensor::new(&two, &two)?;
+    let read = value_and_grad(
+        |t| {
+            dual.wrap(dual.tensor().mul(&t[0])?)?;
+            t[0].square()
+        },
+        &[&two],
+    );
+    let text = read.unwrap_err().to_string();
+    assert!(text.contains("opened after this dual number"), "{text}");
+
+    let ambient = Tensor::scalar(5.0f64).requires_grad()?;
+    let options = GradOptions {
+        allow_unused: true,
+        ..Default::default()
+    };
+    let inside = value_and_grad(
+        |t| {
+            let y = t[0].mul(&ambient)?;
+            grad(&[&y], &[&ambient], &options)?; // dy/dambient is t, not "unused"
+            Ok(y)
+        },
+        &[&two],
+    );
+    let text = inside.unwrap_err().to_string();
+    assert!(
+        text.contains("input 0 is tracked by another transform"),
+        "{text}"
+    );
+    let pushed = jvp(
+        |t| {
+            let y = t[0].mul(&ambient)?;
+            grad(&[&y], &[&ambient], &options)?;
+            Ok(vec![y])
+        },
+        &[&two],
+        &[&two],
+    );
+    let text = pushed.unwrap_err().to_string();
+    assert!(text.contains("running forward-mode transform"), "{text}");
+    Ok(())
+}
+
+/// `grad` computes what was asked for: other leaves' hooks do not run, and rules are told not to
+/// compute other gradients (a weight's costs as much as the forward pass).
+#[test]
+fn grad_computes_only_what_was_asked_for() -> Result<()> {
+    #[derive(Debug)]
+    struct Product(Arc<std::sync::Mutex<Vec<(bool, bool)>>>);
+    impl CustomOp for Product {
+        fn name(&self) -> &'static str {
+            "product"
+        }
+        fn forward(&self, t: &[&Tensor]) -> Result<Vec<Tensor>> {
+            Ok(vec![t[0].mul(t[1])?])
+        }
+        fn backward(
+            &self,
+            cx: &BackwardCx<'_>,
+            cotangents: &[Option<&Tensor>],
+        ) -> Result<Vec<Option<Tensor>>> {
+            self.0.lock().unwrap().push((cx.needs(0), cx.needs(1)));
+            let g = cotangents[0].expect("one output");
+            let times = |i: usize| -> Result<_> { Ok(Some(g.mul(cx.input(i)?)?)) };
+            Ok(vec![times(1)?, times(0)?])
+        }
+    }
+    let log = Arc::default();
+    let (x, w) = (
+        vector(&[2.0]).requires_grad()?,
+        vector(&[3.0]).requires_grad()?,
+    );
+    let runs = Arc::new(AtomicUsize::new(0));
+    for leaf in [&x, &w] {
+        let runs = runs.clone();
+        leaf.register_hook(move |_| {
+            runs.fetch_add(1, Ordering::Relaxed);
+            Ok(None)
+        })?;
+    }
+    let y = || -> Result<Tensor> {
+        let h = Tensor::apply_custom(Product(Arc::clone(&log)), &[&x, &w])?.remove(0);
+        Tensor::apply_custom(Product(Arc::clone(&log)), &[&h, &w])?
+            .remove(0)
+            .sum()
+    };
+    let options = GradOptions::default();
+    close(
+        grad(&[&y()?], &[&x], &options)?[0].as_ref().unwrap(),
+        &[9.0],
+    );
+    assert_eq!(runs.swap(0, Ordering::Relaxed), 1, "the hook of x alone");
+    assert_eq!(
+        std::mem::take(&mut *log.lock().unwrap()),
+        [(true, false); 2]
+    );
+    close(
+        grad(&[&y()?], &[&w], &options)?[0].as_ref().unwrap(),
+        &[12.0],
+    );
+    assert_eq!(
+        std::mem::take(&mut *log.lock().unwrap()),
+        [(true, true), (false, true)]
+    );
+    assert_eq!(runs.swap(0, Ordering::Relaxed), 1);
+    // A leaf that is itself an output, but not asked for.
+    grad(&[&y()?, &w.sum()?, &w], &[&x], &options)?;
+    assert_eq!(runs.swap(0, Ordering::Relaxed), 1);
+    y()?.backward()?;
+    assert_eq!(runs.swap(0, Ordering::Relaxed), 2);
+    close(&w.grad().unwrap(), &[12.0]);
+    Ok(())
+}
+
+/// Inside a checkpointed function tensors look as they do outside of it.
+#[test]
+fn gradients_are_retained_inside_a_checkpoint() -> Result<()> {
+    let x = vector(&[2.0]).requires_grad()?;
+    let kept = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = kept.clone();
+    let y = checkpoint(
+        move |t| {
+            assert!(t[0].is_tracked() && t[0].is_leaf());
+            let h = t[0].mul(&t[0])?.retain_grad()?;
+            assert!(h.is_tracked() && !h.is_leaf());
+            log.lock().unwrap().push(h.clone());
+            Ok(vec![h.mul(&h)?])
+        },
+        &[&x],
+    )?;
+    y[0].sum()?.backward()?;
+    close(&x.grad().unwrap(), &[32.0]);
+    let kept = kept.lock().unwrap();
+    assert_eq!(kept.len(), 2, "the first run and the replay");
+    close(
+        &kept[0].grad().expect("of the run that made the graph"),
+        &[8.0],
+    );
+    // Constants stay constants there.
+    let constant = vector(&[1.0]);
+    checkpoint(
+        |t| {
+            assert!(!t[0].is_tracked());
+            assert!(t[0].retain_grad().is_err());
+            assert!(t[0].register_hook(|_| Ok(None)).is_err());
+            Ok(vec![t[0].clone()])
+        },
+        &[&constant],
+    )?;
     Ok(())
 }
 
