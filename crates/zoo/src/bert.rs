@@ -6,7 +6,9 @@
 
 use entrenar_core::ops::attention::AttentionOptions;
 use entrenar_core::{Array, DType, Error, Result, Tensor};
-use entrenar_nn::{Ctx, Dropout, Embedding, LayerNorm, Linear, Module, Parameter};
+use entrenar_nn::{
+    Ctx, Dropout, Embedding, LayerNorm, Linear, Module, Parameter, Projection, Projections,
+};
 use serde_json::{Map, Value, json};
 
 use crate::build::{Builder, Start};
@@ -189,11 +191,11 @@ pub struct BertEmbeddings {
 #[derive(Module)]
 pub struct BertSelfAttention {
     /// `[hidden, hidden]`.
-    pub query: Linear,
+    pub query: Projection,
     /// `[hidden, hidden]`.
-    pub key: Linear,
+    pub key: Projection,
     /// `[hidden, hidden]`.
-    pub value: Linear,
+    pub value: Projection,
     heads: usize,
     dropout: f64,
 }
@@ -202,7 +204,7 @@ pub struct BertSelfAttention {
 #[derive(Module)]
 pub struct BertOutput {
     /// Into the residual stream.
-    pub dense: Linear,
+    pub dense: Projection,
     /// Over the sum.
     #[module(rename = "LayerNorm")]
     pub layer_norm: LayerNorm,
@@ -223,7 +225,7 @@ pub struct BertAttention {
 #[derive(Module)]
 pub struct BertIntermediate {
     /// `[intermediate, hidden]`.
-    pub dense: Linear,
+    pub dense: Projection,
 }
 
 /// One block.
@@ -331,7 +333,7 @@ pub struct Bert {
 impl BertOutput {
     fn new(c: &BertConfig, inputs: usize, b: &mut Builder) -> Result<BertOutput> {
         Ok(BertOutput {
-            dense: b.linear("dense", (inputs, c.hidden_size), true, c.initializer_range)?,
+            dense: b.projection("dense", (inputs, c.hidden_size), true, c.initializer_range)?,
             layer_norm: b.layer_norm("LayerNorm", c.hidden_size, c.layer_norm_eps)?,
             dropout: Dropout::new(c.hidden_dropout_prob)?,
         })
@@ -348,7 +350,7 @@ impl BertSelfAttention {
     /// `x` `[batch, time, hidden]`; `mask` `[batch, 1, 1, time]`.
     fn forward(&self, x: &Tensor, mask: Option<&Tensor>, cx: &mut Ctx) -> Result<Tensor> {
         let (batch, time, hidden) = (x.dims()[0], x.dims()[1], x.dims()[2]);
-        let mut heads = |name: &str, layer: &Linear| {
+        let mut heads = |name: &str, layer: &Projection| {
             cx.call(name, layer, x)?
                 .reshape([batch, time, self.heads, hidden / self.heads])?
                 .transpose(1, 2)
@@ -377,9 +379,9 @@ impl BertLayer {
                 Ok::<_, Error>(BertAttention {
                     self_: b.scope("self", |b| {
                         Ok::<_, Error>(BertSelfAttention {
-                            query: b.linear("query", (hidden, hidden), true, std)?,
-                            key: b.linear("key", (hidden, hidden), true, std)?,
-                            value: b.linear("value", (hidden, hidden), true, std)?,
+                            query: b.projection("query", (hidden, hidden), true, std)?,
+                            key: b.projection("key", (hidden, hidden), true, std)?,
+                            value: b.projection("value", (hidden, hidden), true, std)?,
                             heads: c.num_attention_heads,
                             dropout: c.attention_probs_dropout_prob,
                         })
@@ -388,7 +390,7 @@ impl BertLayer {
                 })
             })?,
             intermediate: b.scope("intermediate", |b| {
-                let dense = b.linear("dense", (hidden, inner), true, std)?;
+                let dense = b.projection("dense", (hidden, inner), true, std)?;
                 Ok::<_, Error>(BertIntermediate { dense })
             })?,
             output: b.scope("output", |b| BertOutput::new(c, inner, b))?,
@@ -603,6 +605,28 @@ impl BertPredictions {
             cx.call("LayerNorm", &self.transform.layer_norm, &h)
         })?;
         h.linear(&words.tensor(), Some(&self.bias.tensor()))
+    }
+}
+
+impl Projections for Bert {
+    fn visit_projections(
+        &mut self,
+        visit: &mut dyn FnMut(&str, &mut Projection) -> Result<()>,
+    ) -> Result<()> {
+        for (i, layer) in self.bert.encoder.layer.iter_mut().enumerate() {
+            let attention = &mut layer.attention;
+            for (name, projection) in [
+                ("attention.self.query", &mut attention.self_.query),
+                ("attention.self.key", &mut attention.self_.key),
+                ("attention.self.value", &mut attention.self_.value),
+                ("attention.output.dense", &mut attention.output.dense),
+                ("intermediate.dense", &mut layer.intermediate.dense),
+                ("output.dense", &mut layer.output.dense),
+            ] {
+                visit(&format!("bert.encoder.layer.{i}.{name}"), projection)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 
 use entrenar_core::{Array, DType, Error, Result, Shape, Tensor};
-use entrenar_nn::{Embedding, Init, LayerNorm, Linear, RMSNorm};
+use entrenar_nn::{
+    Embedding, Init, LayerNorm, Linear, Parameter, Projection, RMSNorm, TransposedLinear,
+};
 
 /// What a fresh parameter begins with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -137,6 +139,40 @@ impl Builder {
                 .then(|| b.tensor("bias", [outputs], Start::Constant(0.0)))
                 .transpose()?;
             Linear::from_tensors(weight, bias)
+        })
+    }
+
+    /// [`Builder::linear`] that can be exchanged for an adapted layer.
+    ///
+    /// # Errors
+    /// When the size overflows.
+    pub fn projection(
+        &mut self,
+        name: &str,
+        sizes: (usize, usize),
+        bias: bool,
+        std: f64,
+    ) -> Result<Projection> {
+        Ok(Projection::Linear(self.linear(name, sizes, bias, std)?))
+    }
+
+    /// A linear layer `name` with weight `[inputs, outputs]` and a bias, as GPT-2 stores them.
+    ///
+    /// # Errors
+    /// When the size overflows.
+    pub fn transposed_projection(
+        &mut self,
+        name: &str,
+        (inputs, outputs): (usize, usize),
+        std: f64,
+    ) -> Result<Projection> {
+        self.scope(name, |b| {
+            let weight = b.tensor("weight", [inputs, outputs], Start::Normal(std))?;
+            let bias = b.tensor("bias", [outputs], Start::Constant(0.0))?;
+            Ok(Projection::Transposed(TransposedLinear {
+                weight: Parameter::new(weight)?,
+                bias: Some(Parameter::new(bias)?),
+            }))
         })
     }
 

@@ -7,11 +7,11 @@
 
 use entrenar_core::ops::attention::AttentionOptions;
 use entrenar_core::{Error, Result, Tensor};
-use entrenar_nn::{Ctx, Dropout, Embedding, LayerNorm, Module, Parameter};
+use entrenar_nn::{Ctx, Dropout, Embedding, LayerNorm, Module, Parameter, Projection, Projections};
 use serde_json::{Map, Value, json};
 
 use crate::KvCache;
-use crate::build::{Builder, Start};
+use crate::build::Builder;
 use crate::causal::{CausalLm, LmInput, columns};
 use crate::decoder::{LayerCache, band};
 use crate::keys::Keys;
@@ -118,22 +118,13 @@ impl Gpt2Config {
     }
 }
 
-/// y = x W + b with the weight stored `[in, out]`, as GPT-2's checkpoints do.
-#[derive(Module)]
-pub struct Conv1D {
-    /// `[in, out]`.
-    pub weight: Parameter,
-    /// `[out]`.
-    pub bias: Parameter,
-}
-
 /// Self-attention with one matrix for queries, keys and values.
 #[derive(Module)]
 pub struct Gpt2Attention {
     /// `[width, 3 width]`.
-    pub c_attn: Conv1D,
+    pub c_attn: Projection,
     /// `[width, width]`.
-    pub c_proj: Conv1D,
+    pub c_proj: Projection,
     heads: usize,
     attn_dropout: f64,
     resid_dropout: Dropout,
@@ -143,9 +134,9 @@ pub struct Gpt2Attention {
 #[derive(Module)]
 pub struct Gpt2FeedForward {
     /// `[width, inner]`.
-    pub c_fc: Conv1D,
+    pub c_fc: Projection,
     /// `[inner, width]`.
-    pub c_proj: Conv1D,
+    pub c_proj: Projection,
     dropout: Dropout,
 }
 
@@ -184,32 +175,6 @@ pub struct Gpt2 {
     pub transformer: Gpt2Model,
     #[module(skip)]
     config: Gpt2Config,
-}
-
-impl Conv1D {
-    fn new(
-        b: &mut Builder,
-        name: &str,
-        (inputs, outputs): (usize, usize),
-        std: f64,
-    ) -> Result<Conv1D> {
-        b.scope(name, |b| {
-            Ok(Conv1D {
-                weight: Parameter::new(b.tensor(
-                    "weight",
-                    [inputs, outputs],
-                    Start::Normal(std),
-                )?)?,
-                bias: Parameter::new(b.tensor("bias", [outputs], Start::Constant(0.0))?)?,
-            })
-        })
-    }
-}
-
-impl Module for Conv1D {
-    fn forward(&self, x: &Tensor, _: &mut Ctx) -> Result<Tensor> {
-        x.linear(&self.weight.tensor().t()?, Some(&self.bias.tensor()))
-    }
 }
 
 impl Gpt2Attention {
@@ -276,8 +241,8 @@ impl Gpt2Block {
             ln_1: b.layer_norm("ln_1", width, eps)?,
             attn: b.scope("attn", |b| {
                 Ok::<_, Error>(Gpt2Attention {
-                    c_attn: Conv1D::new(b, "c_attn", (width, 3 * width), std)?,
-                    c_proj: Conv1D::new(b, "c_proj", (width, width), small)?,
+                    c_attn: b.transposed_projection("c_attn", (width, 3 * width), std)?,
+                    c_proj: b.transposed_projection("c_proj", (width, width), small)?,
                     heads: c.n_head,
                     attn_dropout: c.attn_pdrop,
                     resid_dropout: Dropout::new(c.resid_pdrop)?,
@@ -286,8 +251,8 @@ impl Gpt2Block {
             ln_2: b.layer_norm("ln_2", width, eps)?,
             mlp: b.scope("mlp", |b| {
                 Ok::<_, Error>(Gpt2FeedForward {
-                    c_fc: Conv1D::new(b, "c_fc", (width, c.n_inner), std)?,
-                    c_proj: Conv1D::new(b, "c_proj", (c.n_inner, width), small)?,
+                    c_fc: b.transposed_projection("c_fc", (width, c.n_inner), std)?,
+                    c_proj: b.transposed_projection("c_proj", (c.n_inner, width), small)?,
                     dropout: Dropout::new(c.resid_pdrop)?,
                 })
             })?,
@@ -324,6 +289,25 @@ impl Gpt2 {
     /// What it was built from.
     pub fn config(&self) -> &Gpt2Config {
         &self.config
+    }
+}
+
+impl Projections for Gpt2 {
+    fn visit_projections(
+        &mut self,
+        visit: &mut dyn FnMut(&str, &mut Projection) -> Result<()>,
+    ) -> Result<()> {
+        for (i, block) in self.transformer.h.iter_mut().enumerate() {
+            for (name, projection) in [
+                ("attn.c_attn", &mut block.attn.c_attn),
+                ("attn.c_proj", &mut block.attn.c_proj),
+                ("mlp.c_fc", &mut block.mlp.c_fc),
+                ("mlp.c_proj", &mut block.mlp.c_proj),
+            ] {
+                visit(&format!("transformer.h.{i}.{name}"), projection)?;
+            }
+        }
+        Ok(())
     }
 }
 

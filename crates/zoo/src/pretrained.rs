@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use entrenar_core::{Array, DType, Error, Result, Tensor};
 use entrenar_io::Weights;
-use entrenar_nn::{Ctx, Init, Module, NamedArrays, Parameters, Visitor};
+use entrenar_nn::{Ctx, Init, Module, NamedArrays, Parameters, Projection, Projections, Visitor};
 use serde_json::{Map, Value};
 
 use crate::bert::modern_names;
@@ -220,6 +220,18 @@ impl Parameters for LanguageModel {
         match self {
             LanguageModel::Decoder(m) => m.visit(visitor),
             LanguageModel::Gpt2(m) => m.visit(visitor),
+        }
+    }
+}
+
+impl Projections for LanguageModel {
+    fn visit_projections(
+        &mut self,
+        visit: &mut dyn FnMut(&str, &mut Projection) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            LanguageModel::Decoder(m) => m.visit_projections(visit),
+            LanguageModel::Gpt2(m) => m.visit_projections(visit),
         }
     }
 }

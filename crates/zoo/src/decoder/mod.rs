@@ -12,7 +12,7 @@ pub mod rope;
 
 use entrenar_core::ops::attention::AttentionOptions;
 use entrenar_core::{Error, Result, Tensor};
-use entrenar_nn::{Ctx, Embedding, Linear, Module, Parameter, RMSNorm};
+use entrenar_nn::{Ctx, Embedding, Linear, Module, Parameter, Projection, Projections, RMSNorm};
 
 use crate::build::Builder;
 use crate::causal::{CausalLm, LmInput, columns};
@@ -34,13 +34,13 @@ struct Shared<'a> {
 #[derive(Module)]
 pub struct Attention {
     /// `[heads · size, hidden]`.
-    pub q_proj: Linear,
+    pub q_proj: Projection,
     /// `[kv heads · size, hidden]`.
-    pub k_proj: Linear,
+    pub k_proj: Projection,
     /// `[kv heads · size, hidden]`.
-    pub v_proj: Linear,
+    pub v_proj: Projection,
     /// `[hidden, heads · size]`.
-    pub o_proj: Linear,
+    pub o_proj: Projection,
     /// Over each head's query (Qwen 3).
     pub q_norm: Option<RMSNorm>,
     /// Over each head's key (Qwen 3).
@@ -56,11 +56,11 @@ pub struct Attention {
 #[derive(Module)]
 pub struct FeedForward {
     /// `[intermediate, hidden]`.
-    pub gate_proj: Linear,
+    pub gate_proj: Projection,
     /// `[intermediate, hidden]`.
-    pub up_proj: Linear,
+    pub up_proj: Projection,
     /// `[hidden, intermediate]`.
-    pub down_proj: Linear,
+    pub down_proj: Projection,
 }
 
 /// One block.
@@ -129,10 +129,10 @@ impl Attention {
                 .transpose()
         };
         Ok(Attention {
-            q_proj: b.linear("q_proj", (hidden, wide), bias, std)?,
-            k_proj: b.linear("k_proj", (hidden, narrow), bias, std)?,
-            v_proj: b.linear("v_proj", (hidden, narrow), bias, std)?,
-            o_proj: b.linear("o_proj", (wide, hidden), output_bias, std)?,
+            q_proj: b.projection("q_proj", (hidden, wide), bias, std)?,
+            k_proj: b.projection("k_proj", (hidden, narrow), bias, std)?,
+            v_proj: b.projection("v_proj", (hidden, narrow), bias, std)?,
+            o_proj: b.projection("o_proj", (wide, hidden), output_bias, std)?,
             q_norm: norm(b, "q_norm")?,
             k_norm: norm(b, "k_norm")?,
             heads: c.num_attention_heads,
@@ -151,7 +151,7 @@ impl Attention {
         cx: &mut Ctx,
     ) -> Result<Tensor> {
         let (batch, time) = (x.dims()[0], x.dims()[1]);
-        let mut part = |name: &str, layer: &Linear, norm: &Option<RMSNorm>, heads: usize| {
+        let mut part = |name: &str, layer: &Projection, norm: &Option<RMSNorm>, heads: usize| {
             let y = cx.call(name, layer, x)?;
             let y = y.reshape([batch, time, heads, self.size])?;
             let y = match norm {
@@ -230,9 +230,9 @@ impl DecoderLayer {
             )?,
             mlp: b.scope("mlp", |b| {
                 Ok::<_, Error>(FeedForward {
-                    gate_proj: b.linear("gate_proj", (hidden, inner), c.mlp_bias, std)?,
-                    up_proj: b.linear("up_proj", (hidden, inner), c.mlp_bias, std)?,
-                    down_proj: b.linear("down_proj", (inner, hidden), c.mlp_bias, std)?,
+                    gate_proj: b.projection("gate_proj", (hidden, inner), c.mlp_bias, std)?,
+                    up_proj: b.projection("up_proj", (hidden, inner), c.mlp_bias, std)?,
+                    down_proj: b.projection("down_proj", (inner, hidden), c.mlp_bias, std)?,
                 })
             })?,
         })
@@ -303,6 +303,29 @@ impl Decoder {
     /// What it was built from.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+}
+
+impl Projections for Decoder {
+    fn visit_projections(
+        &mut self,
+        visit: &mut dyn FnMut(&str, &mut Projection) -> Result<()>,
+    ) -> Result<()> {
+        for (i, layer) in self.model.layers.iter_mut().enumerate() {
+            let (a, m) = (&mut layer.self_attn, &mut layer.mlp);
+            for (name, projection) in [
+                ("self_attn.q_proj", &mut a.q_proj),
+                ("self_attn.k_proj", &mut a.k_proj),
+                ("self_attn.v_proj", &mut a.v_proj),
+                ("self_attn.o_proj", &mut a.o_proj),
+                ("mlp.gate_proj", &mut m.gate_proj),
+                ("mlp.up_proj", &mut m.up_proj),
+                ("mlp.down_proj", &mut m.down_proj),
+            ] {
+                visit(&format!("model.layers.{i}.{name}"), projection)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,374 @@
+//! [`LoraConfig`]: which layers get adapters, and of what kind; PEFT's `adapter_config.json`.
+
+use std::collections::BTreeSet;
+
+use entrenar_core::{Error, Result};
+use regex::Regex;
+use serde_json::{Map, Value, json};
+
+/// Which layers get adapters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// Every linear layer but the output layer.
+    AllLinear,
+    /// Layers whose path is an entry or ends with `.` and an entry.
+    Names(Vec<String>),
+    /// Layers whose whole path the expression matches.
+    Pattern(String),
+}
+
+/// How A begins; B begins at 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoraInit {
+    /// Uniform in ±1/√in.
+    #[default]
+    Kaiming,
+    /// N(0, 1/r²).
+    Gaussian,
+}
+
+/// Settings of adapters, under PEFT's names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraConfig {
+    /// Rank of the product.
+    pub r: usize,
+    /// The product is multiplied by this over r (or √r).
+    pub lora_alpha: f64,
+    /// Share of the input that the adapter does not see while training.
+    pub lora_dropout: f64,
+    /// Which layers.
+    pub targets: Targets,
+    /// Ranks of layers whose path a key matches (its end, or as an expression).
+    pub rank_pattern: Vec<(String, usize)>,
+    /// The same for `lora_alpha`.
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// α / √r instead of α / r.
+    pub use_rslora: bool,
+    /// Learn the length of each row too.
+    pub use_dora: bool,
+    /// How A begins.
+    pub init: LoraInit,
+    /// `base_model_name_or_path` of the file.
+    pub base_model: Option<String>,
+    /// Every key of the file, for those who write it again.
+    pub raw: Map<String, Value>,
+}
+
+/// What one layer gets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerSettings {
+    /// Rank of the product.
+    pub rank: usize,
+    /// α.
+    pub alpha: f64,
+    /// Share of the input that the adapter does not see while training.
+    pub dropout: f64,
+    /// α / √r instead of α / r.
+    pub rslora: bool,
+    /// Learn the length of each row too.
+    pub dora: bool,
+    /// How A begins.
+    pub init: LoraInit,
+}
+
+impl LayerSettings {
+    /// What the product is multiplied by.
+    pub fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+    }
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        LoraConfig {
+            r: 8,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            targets: Targets::AllLinear,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            use_rslora: false,
+            use_dora: false,
+            init: LoraInit::Kaiming,
+            base_model: None,
+            raw: Map::new(),
+        }
+    }
+}
+
+/// The expression that must match a whole path.
+fn whole(pattern: &str) -> Result<Regex> {
+    Regex::new(&format!("^(?:{pattern})$")).map_err(|e| Error::config(format!("lora: {e}")))
+}
+
+/// Whether a key of `rank_pattern` or `alpha_pattern` means this layer: the whole path, or its end
+/// after a dot, or an expression for either.
+fn means(key: &str, path: &str) -> Result<bool> {
+    Ok(Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"))
+        .map_err(|e| Error::config(format!("lora: {e}")))?
+        .is_match(path))
+}
+
+impl Targets {
+    /// The layers of `names` that get adapters.
+    ///
+    /// # Errors
+    /// When there are none, an entry matches none, or the expression is not valid.
+    pub fn choose(&self, names: &[String]) -> Result<BTreeSet<String>> {
+        let nothing = |what: &str| {
+            let ends: BTreeSet<&str> = names.iter().filter_map(|n| n.rsplit('.').next()).collect();
+            let ends: Vec<&str> = ends.into_iter().collect();
+            Error::config(format!(
+                "lora: target_modules: {what} matches no linear layer of this model; its layers end with {}",
+                ends.join(", ")
+            ))
+        };
+        let chosen: BTreeSet<String> = match self {
+            Targets::AllLinear => names.iter().cloned().collect(),
+            Targets::Pattern(pattern) => {
+                let whole = whole(pattern)?;
+                names
+                    .iter()
+                    .filter(|n| whole.is_match(n))
+                    .cloned()
+                    .collect()
+            }
+            Targets::Names(entries) => {
+                let fits = |entry: &str, name: &str| {
+                    name == entry
+                        || name
+                            .strip_suffix(entry)
+                            .is_some_and(|rest| rest.ends_with('.'))
+                };
+                if let Some(lost) = entries.iter().find(|e| !names.iter().any(|n| fits(e, n))) {
+                    return Err(nothing(&format!("`{lost}`")));
+                }
+                let chosen = |n: &&String| entries.iter().any(|e| fits(e, n));
+                names.iter().filter(chosen).cloned().collect()
+            }
+        };
+        if chosen.is_empty() {
+            return Err(nothing("it"));
+        }
+        Ok(chosen)
+    }
+}
+
+impl LoraConfig {
+    /// What the layer at `path` gets.
+    ///
+    /// # Errors
+    /// When a pattern is not a valid expression.
+    pub fn of(&self, path: &str) -> Result<LayerSettings> {
+        let mut settings = LayerSettings {
+            rank: self.r,
+            alpha: self.lora_alpha,
+            dropout: self.lora_dropout,
+            rslora: self.use_rslora,
+            dora: self.use_dora,
+            init: self.init,
+        };
+        for (key, rank) in &self.rank_pattern {
+            if means(key, path)? {
+                settings.rank = *rank;
+                break;
+            }
+        }
+        for (key, alpha) in &self.alpha_pattern {
+            if means(key, path)? {
+                settings.alpha = *alpha;
+                break;
+            }
+        }
+        Ok(settings)
+    }
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// When a rank is 0, α is not a number, or the dropout is no probability below 1.
+    pub fn check(&self) -> Result<()> {
+        let ranks = || self.rank_pattern.iter().map(|(_, r)| *r).chain([self.r]);
+        if ranks().any(|r| r == 0) {
+            return Err(Error::config("lora: r: expected at least 1, got 0"));
+        }
+        let alphas = || {
+            self.alpha_pattern
+                .iter()
+                .map(|(_, a)| *a)
+                .chain([self.lora_alpha])
+        };
+        if let Some(bad) = alphas().find(|a| !a.is_finite()) {
+            return Err(Error::config(format!(
+                "lora: lora_alpha: expected a number, got {bad}"
+            )));
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            return Err(Error::config(format!(
+                "lora: lora_dropout: expected a probability below 1, got {}",
+                self.lora_dropout
+            )));
+        }
+        Ok(())
+    }
+
+    /// Reads the object of an `adapter_config.json`. Keys that PEFT may add later are kept and
+    /// otherwise ignored; one that changes the numbers and is not built is an error.
+    ///
+    /// # Errors
+    /// When the file is no LoRA, a value has the wrong type, or it asks for what is not built.
+    pub fn from_json(map: &Map<String, Value>) -> Result<LoraConfig> {
+        let wrong = |key: &str, what: &str| {
+            let got = map.get(key).unwrap_or(&Value::Null);
+            Error::config(format!(
+                "adapter_config.json: `{key}`: expected {what}, got {got}"
+            ))
+        };
+        let get = |key: &str| map.get(key).filter(|v| !v.is_null());
+        if get("peft_type").and_then(Value::as_str) != Some("LORA") {
+            return Err(wrong("peft_type", "\"LORA\""));
+        }
+        let number = |key: &str, default: f64| match get(key) {
+            None => Ok(default),
+            Some(v) => v.as_f64().ok_or_else(|| wrong(key, "a number")),
+        };
+        let flag = |key: &str| match get(key) {
+            None => Ok(false),
+            Some(v) => v.as_bool().ok_or_else(|| wrong(key, "true or false")),
+        };
+        for key in ["lora_bias", "use_qalora", "use_bdlora"] {
+            if flag(key)? {
+                return Err(wrong(key, "false (the other is not built)"));
+            }
+        }
+        for key in [
+            "modules_to_save",
+            "layers_to_transform",
+            "layer_replication",
+            "trainable_token_indices",
+            "target_parameters",
+            "exclude_modules",
+        ] {
+            let empty = |v: &Value| v.as_array().is_some_and(Vec::is_empty);
+            if get(key).is_some_and(|v| !empty(v)) {
+                return Err(wrong(key, "null (the other is not built)"));
+            }
+        }
+        if get("bias").is_some_and(|v| v != "none") {
+            return Err(wrong("bias", "\"none\" (the others are not built)"));
+        }
+        let targets = match get("target_modules") {
+            Some(Value::String(s)) if s == "all-linear" => Targets::AllLinear,
+            Some(Value::String(s)) => Targets::Pattern(s.clone()),
+            Some(Value::Array(list)) => {
+                let names = list.iter().map(|v| v.as_str().map(str::to_string));
+                let names: Option<Vec<String>> = names.collect();
+                Targets::Names(names.ok_or_else(|| wrong("target_modules", "names"))?)
+            }
+            _ => return Err(wrong("target_modules", "a list of names or an expression")),
+        };
+        let pattern = |key: &str| -> Result<Vec<(String, f64)>> {
+            let Some(v) = get(key) else {
+                return Ok(Vec::new());
+            };
+            let fault = || wrong(key, "an object of numbers");
+            let table = v.as_object().ok_or_else(fault)?;
+            let entry = |(k, v): (&String, &Value)| Some((k.clone(), v.as_f64()?));
+            table
+                .iter()
+                .map(entry)
+                .collect::<Option<_>>()
+                .ok_or_else(fault)
+        };
+        let init = match get("init_lora_weights") {
+            None | Some(Value::Bool(true)) => LoraInit::Kaiming,
+            Some(Value::String(s)) if s == "gaussian" => LoraInit::Gaussian,
+            Some(_) => {
+                return Err(wrong(
+                    "init_lora_weights",
+                    "true or \"gaussian\" (the others are not built)",
+                ));
+            }
+        };
+        let rank = |r: f64| {
+            if r >= 1.0 && r.fract() == 0.0 {
+                Ok(r as usize)
+            } else {
+                Err(wrong("r", "a whole number of at least 1"))
+            }
+        };
+        let config = LoraConfig {
+            r: rank(number("r", 8.0)?)?,
+            lora_alpha: number("lora_alpha", 8.0)?,
+            lora_dropout: number("lora_dropout", 0.0)?,
+            targets,
+            rank_pattern: pattern("rank_pattern")?
+                .into_iter()
+                .map(|(k, r)| Ok((k, rank(r)?)))
+                .collect::<Result<_>>()?,
+            alpha_pattern: pattern("alpha_pattern")?,
+            use_rslora: flag("use_rslora")?,
+            use_dora: flag("use_dora")?,
+            init,
+            base_model: get("base_model_name_or_path")
+                .and_then(Value::as_str)
+                .map(str::to_string),
+            raw: map.clone(),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The object of `adapter_config.json`.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let mut map = self.raw.clone();
+        let table = |pairs: Vec<(String, Value)>| Value::Object(pairs.into_iter().collect());
+        // PEFT reads an integer where one is meant.
+        let number = |x: f64| {
+            if x.fract() == 0.0 {
+                json!(x as i64)
+            } else {
+                json!(x)
+            }
+        };
+        let ranks = self
+            .rank_pattern
+            .iter()
+            .map(|(k, r)| (k.clone(), json!(r)))
+            .collect();
+        let alphas = self
+            .alpha_pattern
+            .iter()
+            .map(|(k, a)| (k.clone(), number(*a)))
+            .collect();
+        let ours = json!({
+            "peft_type": "LORA",
+            "task_type": map.get("task_type").cloned().unwrap_or(json!("CAUSAL_LM")),
+            "base_model_name_or_path": self.base_model,
+            "r": self.r,
+            "lora_alpha": number(self.lora_alpha),
+            "lora_dropout": self.lora_dropout,
+            "target_modules": match &self.targets {
+                Targets::AllLinear => json!("all-linear"),
+                Targets::Names(names) => json!(names),
+                Targets::Pattern(pattern) => json!(pattern),
+            },
+            "bias": "none",
+            "use_rslora": self.use_rslora,
+            "use_dora": self.use_dora,
+            "modules_to_save": null,
+            "rank_pattern": table(ranks),
+            "alpha_pattern": table(alphas),
+            "init_lora_weights": match self.init {
+                LoraInit::Kaiming => json!(true),
+                LoraInit::Gaussian => json!("gaussian"),
+            },
+            "inference_mode": true,
+        });
+        if let Value::Object(ours) = ours {
+            map.extend(ours);
+        }
+        map
+    }
+}

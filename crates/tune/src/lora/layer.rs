@@ -1,0 +1,213 @@
+//! [`LoraLinear`]: one linear layer with a low-rank adapter.
+
+use std::any::Any;
+
+use entrenar_core::{DType, Error, Result, Tensor};
+use entrenar_nn::{
+    AdaptedLayer, Ctx, Dropout, Init, Linear, Module, NamedArrays, Parameter, Parameters,
+    Projection, TransposedLinear, Visitor,
+};
+
+use super::config::{LayerSettings, LoraInit};
+
+/// y = W x + b + s · B A x, W frozen; with a magnitude m, each row of W + s · B A is first brought
+/// to the length that m says.
+///
+/// ```
+/// use entrenar_nn::{Ctx, Init, Linear, Module, Parameters};
+/// use entrenar_tune::{LoraConfig, LoraLinear};
+/// use entrenar_core::{DType, Tensor};
+/// let mut init = Init::new(0);
+/// let base = Linear::new(6, 4, &mut init)?;
+/// let x = Tensor::ones([2, 6], DType::F32);
+/// let before = base.forward(&x, &mut Ctx::eval())?.to_vec::<f32>()?;
+/// let layer = LoraLinear::new(base.into(), &LoraConfig::default().of("layer")?, &mut init)?;
+/// assert_eq!(layer.forward(&x, &mut Ctx::eval())?.to_vec::<f32>()?, before);
+/// assert_eq!(layer.trainable_parameters().len(), 2); // A and B
+/// # Ok::<(), entrenar_core::Error>(())
+/// ```
+pub struct LoraLinear {
+    base: Projection,
+    /// `[r, in]`.
+    pub lora_a: Parameter,
+    /// `[out, r]`.
+    pub lora_b: Parameter,
+    /// DoRA's length of each row, `[out]`.
+    pub magnitude: Option<Parameter>,
+    scale: f64,
+    dropout: Dropout,
+}
+
+impl LoraLinear {
+    /// Freezes `base` and puts a fresh adapter on it.
+    ///
+    /// # Errors
+    /// When the base is adapted already or the rank is 0.
+    pub fn new(base: Projection, settings: &LayerSettings, init: &mut Init) -> Result<LoraLinear> {
+        base.freeze();
+        let (inputs, outputs) = base.sizes();
+        let rank = settings.rank;
+        if rank == 0 || matches!(base, Projection::Adapted(_)) {
+            return Err(Error::argument(
+                "lora",
+                "a plain layer and a rank of at least 1",
+                rank,
+            ));
+        }
+        // Kaiming-uniform with a = √5 is uniform in ±1/√in.
+        let a = match settings.init {
+            LoraInit::Kaiming => {
+                let bound = 1.0 / (inputs as f64).sqrt();
+                init.uniform([rank, inputs], -bound, bound)?
+            }
+            LoraInit::Gaussian => init.normal([rank, inputs], 0.0, 1.0 / rank as f64)?,
+        };
+        let mut layer = LoraLinear {
+            base,
+            lora_a: Parameter::new(a)?,
+            lora_b: Parameter::new(init.zeros([outputs, rank])?)?,
+            magnitude: None,
+            scale: settings.scale(),
+            dropout: Dropout::new(settings.dropout)?,
+        };
+        if settings.dora {
+            let norms = layer.norms()?;
+            layer.magnitude = Some(Parameter::new(norms)?);
+        }
+        Ok(layer)
+    }
+
+    /// The layer under the adapter.
+    pub fn base(&self) -> &Projection {
+        &self.base
+    }
+
+    /// The layer under the adapter, as it was.
+    pub fn into_base(self) -> Projection {
+        self.base
+    }
+
+    /// What the adapter's product is multiplied by.
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// The adapter's own arrays by PEFT's names after the layer's path.
+    pub fn state(&self) -> NamedArrays {
+        self.named()
+            .into_iter()
+            .map(|(name, p)| (name.to_string(), p.array()))
+            .collect()
+    }
+
+    /// The adapter's own parameters by PEFT's names after the layer's path.
+    pub fn named(&self) -> Vec<(&'static str, &Parameter)> {
+        let mut all = vec![
+            ("lora_A.weight", &self.lora_a),
+            ("lora_B.weight", &self.lora_b),
+        ];
+        all.extend(
+            self.magnitude
+                .as_ref()
+                .map(|m| ("lora_magnitude_vector", m)),
+        );
+        all
+    }
+
+    fn weight(&self) -> Result<Tensor> {
+        let (weight, _) = self
+            .base
+            .matrix()?
+            .ok_or_else(|| Error::other("an adapter on an adapter"))?;
+        weight.to_dtype(DType::F32)
+    }
+
+    /// W + s · B A, `[out, in]` in f32, without a gradient.
+    fn sum(&self) -> Result<Tensor> {
+        let delta = self.lora_b.value().matmul(&self.lora_a.value())?;
+        self.weight()?.detach().add(&delta.mul_scalar(self.scale)?)
+    }
+
+    /// Length of each row of W + s · B A, `[out]`, a constant for gradients as in the paper.
+    fn norms(&self) -> Result<Tensor> {
+        self.sum()?.square()?.sum_dim(&[1], false)?.sqrt()
+    }
+
+    /// The plain layer with the adapter added to its weight.
+    ///
+    /// # Errors
+    /// When the weight cannot be written.
+    pub fn merged(self) -> Result<Projection> {
+        let mut sum = self.sum()?;
+        if let Some(m) = &self.magnitude {
+            let factor = m.value().div(&self.norms()?)?;
+            sum = sum.mul(&factor.unsqueeze(1)?)?;
+        }
+        Ok(match self.base {
+            Projection::Linear(Linear { weight, bias }) => Projection::Linear(Linear {
+                weight: Parameter::new(sum.to_dtype(weight.dtype())?)?,
+                bias,
+            }),
+            Projection::Transposed(TransposedLinear { weight, bias }) => {
+                let turned = sum.t()?.contiguous()?.to_dtype(weight.dtype())?;
+                Projection::Transposed(TransposedLinear {
+                    weight: Parameter::new(turned)?,
+                    bias,
+                })
+            }
+            adapted => adapted,
+        })
+    }
+}
+
+impl Parameters for LoraLinear {
+    fn visit(&self, visitor: &mut Visitor<'_>) {
+        self.base.visit(visitor);
+        for (name, parameter) in self.named() {
+            visitor.field(name, parameter);
+        }
+    }
+}
+
+impl Module for LoraLinear {
+    fn forward(&self, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
+        let y = self.base.forward(x, cx)?;
+        let dropped = cx.call("dropout", &self.dropout, x)?;
+        let low = dropped.linear(&self.lora_a.tensor(), None)?;
+        let delta = low
+            .linear(&self.lora_b.tensor(), None)?
+            .mul_scalar(self.scale)?;
+        let Some(magnitude) = &self.magnitude else {
+            return y.add(&delta.to_dtype(y.dtype())?);
+        };
+        // PEFT rescales W x without the bias, and while dropping computes it on the dropped x.
+        let plain = if cx.is_training() && self.dropout.p() > 0.0 {
+            dropped.linear(&self.weight()?, None)?
+        } else {
+            match self.base.bias() {
+                Some(bias) => y.sub(&bias.tensor())?,
+                None => y.clone(),
+            }
+        };
+        let ratio = magnitude.tensor().div(&self.norms()?)?;
+        let change = plain
+            .mul(&ratio.add_scalar(-1.0)?)?
+            .add(&delta.mul(&ratio)?)?;
+        y.add(&change.to_dtype(y.dtype())?)
+    }
+}
+
+impl AdaptedLayer for LoraLinear {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+    fn sizes(&self) -> (usize, usize) {
+        self.base.sizes()
+    }
+}

@@ -1,0 +1,163 @@
+//! LoRA: y = W x + b + s · B A x with W frozen (Hu et al., "LoRA", 2021), its scale s = α / r or
+//! α / √r ("rsLoRA", Kalajdzievski 2023), and DoRA, which also learns the length of each row
+//! (Liu et al., "DoRA", 2024).
+//!
+//! `config` is PEFT's `adapter_config.json`, `layer` the adapted layer, `files` the adapter
+//! directories. [`attach`] puts adapters on a model, [`merge`] makes it an ordinary model again.
+
+mod config;
+mod files;
+mod layer;
+
+use std::collections::BTreeMap;
+
+use entrenar_core::{Error, Result};
+use entrenar_nn::{Init, Projection, Projections};
+
+pub use config::{LoraConfig, LoraInit, Targets};
+pub use files::{load_adapter, read_config, save_adapter};
+pub use layer::LoraLinear;
+
+/// What [`attach`] made of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterReport {
+    /// The adapted layers.
+    pub layers: Vec<String>,
+    /// Numbers that are trained.
+    pub trainable: usize,
+    /// Numbers in all.
+    pub total: usize,
+    /// Size of the adapter as a file holds it.
+    pub bytes: usize,
+}
+
+impl std::fmt::Display for AdapterReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let share = 100.0 * self.trainable as f64 / self.total.max(1) as f64;
+        write!(
+            f,
+            "trainable parameters: {} of {} ({share:.4} %), adapter: {} bytes, {} layers",
+            self.trainable,
+            self.total,
+            self.bytes,
+            self.layers.len()
+        )
+    }
+}
+
+/// Freezes the model and puts adapters on the layers that `config` names. With fresh adapters the
+/// model computes what it did before.
+///
+/// # Errors
+/// When no layer matches, an entry matches none, or a layer has an adapter already; the model is
+/// then as it was.
+pub fn attach(
+    model: &mut (impl Projections + ?Sized),
+    config: &LoraConfig,
+    init: &mut Init,
+) -> Result<AdapterReport> {
+    config.check()?;
+    let mut names = Vec::new();
+    model.visit_projections(&mut |path, projection| {
+        if matches!(projection, Projection::Adapted(_)) {
+            return Err(Error::argument("lora", "a layer without an adapter", path));
+        }
+        names.push(path.to_string());
+        Ok(())
+    })?;
+    let mut chosen = BTreeMap::new();
+    for path in config.targets.choose(&names)? {
+        let settings = config.of(&path)?;
+        chosen.insert(path, settings);
+    }
+    model.freeze();
+    model.visit_projections(&mut |path, projection| {
+        let Some(settings) = chosen.get(path) else {
+            return Ok(());
+        };
+        projection.replace(|base| {
+            let layer = LoraLinear::new(base, settings, init)?;
+            Ok(Projection::Adapted(Box::new(layer)))
+        })
+    })?;
+    Ok(report(model))
+}
+
+/// The adapted layers of a model and their share of its parameters.
+pub fn report(model: &mut (impl Projections + ?Sized)) -> AdapterReport {
+    let (mut layers, mut bytes) = (Vec::new(), 0);
+    let walked = each(model, &mut |path, layer| {
+        layers.push(path.to_string());
+        bytes += layer
+            .state()
+            .iter()
+            .map(|(_, a)| a.numel() * a.dtype().size())
+            .sum::<usize>();
+        Ok(())
+    });
+    debug_assert!(walked.is_ok(), "the visitor reports no error");
+    let count = |all: entrenar_nn::NamedParameters| all.iter().map(|(_, p)| p.numel()).sum();
+    AdapterReport {
+        layers,
+        bytes,
+        trainable: count(model.trainable_parameters()),
+        total: count(model.named_parameters()),
+    }
+}
+
+/// Calls `visit` with each adapted layer.
+///
+/// # Errors
+/// The first that `visit` reports.
+pub fn each(
+    model: &mut (impl Projections + ?Sized),
+    visit: &mut dyn FnMut(&str, &mut LoraLinear) -> Result<()>,
+) -> Result<()> {
+    model.visit_projections(&mut |path, projection| {
+        let Projection::Adapted(layer) = projection else {
+            return Ok(());
+        };
+        match layer.as_any_mut().downcast_mut::<LoraLinear>() {
+            Some(layer) => visit(path, layer),
+            None => Ok(()),
+        }
+    })
+}
+
+/// Adds every adapter to its weight; the model is then an ordinary one with the same outputs.
+///
+/// # Errors
+/// When a weight cannot be written.
+pub fn merge(model: &mut (impl Projections + ?Sized)) -> Result<()> {
+    exchange(model, LoraLinear::merged)
+}
+
+/// Takes every adapter off; the model is then what it was before.
+///
+/// # Errors
+/// Never for adapters that [`attach`] made.
+pub fn detach(model: &mut (impl Projections + ?Sized)) -> Result<()> {
+    exchange(model, |layer| Ok(layer.into_base()))
+}
+
+fn exchange(
+    model: &mut (impl Projections + ?Sized),
+    change: impl Fn(LoraLinear) -> Result<Projection>,
+) -> Result<()> {
+    model.visit_projections(&mut |_, projection| {
+        let ours = match projection {
+            Projection::Adapted(layer) => layer.as_any().is::<LoraLinear>(),
+            _ => false,
+        };
+        if !ours {
+            return Ok(());
+        }
+        projection.replace(|held| match held {
+            Projection::Adapted(layer) => match layer.into_any().downcast::<LoraLinear>() {
+                Ok(layer) => change(*layer),
+                Err(_) => Err(Error::other("an adapted layer changed its type")),
+            },
+            other => Ok(other),
+        })
+    })
+}

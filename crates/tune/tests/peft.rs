@@ -1,0 +1,252 @@
+//! Adapters of PEFT (`oracles/lora.py`) on tiny models: the same logits and gradients, before and
+//! after merging, and after writing them again.
+
+use std::path::PathBuf;
+
+use entrenar_core::ops::loss::Reduction;
+use entrenar_core::{Array, Tensor};
+use entrenar_io::SafeTensors;
+use entrenar_nn::{Ctx, Init, Parameters};
+use entrenar_tune::lora::{self, LoraConfig, Targets};
+use entrenar_zoo::{LanguageModel, LmInput};
+
+const CASES: [(&str, &str); 6] = [
+    ("plain", "llama"),
+    ("patterns", "qwen3"),
+    ("dora", "llama3-tied"),
+    ("conv1d", "gpt2"),
+    ("conv1d-dora", "gpt2"),
+    ("all", "mistral"),
+];
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name)
+}
+
+fn base(name: &str) -> LanguageModel {
+    let models = "../zoo/tests/data/language_models";
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join(models)
+        .join(name);
+    LanguageModel::open(path, None).unwrap()
+}
+
+/// The largest difference over the largest value.
+fn distance(a: &Array, b: &Array) -> f64 {
+    assert_eq!(a.shape(), b.shape());
+    let (a, b) = (a.to_f64_vec(), b.to_f64_vec());
+    let scale = b.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
+    let far = |m: f64, (x, y): (&f64, &f64)| m.max((x - y).abs() / scale);
+    a.iter().zip(&b).fold(0.0, far)
+}
+
+fn logits(model: &LanguageModel, tokens: &Tensor) -> Array {
+    let cx = &mut Ctx::eval();
+    let model = model.as_causal();
+    let x = model.features(tokens, LmInput::default(), cx).unwrap();
+    model.logits(&x, cx).unwrap().array().clone()
+}
+
+#[test]
+fn adapters_are_those_of_peft() {
+    for (name, base_name) in CASES {
+        let golden = SafeTensors::open(folder(name).join("golden.safetensors")).unwrap();
+        let get = |key: &str| golden.tensor(key).unwrap();
+        let tokens = Tensor::from(get("tokens"));
+        let mut model = base(base_name);
+        let before = logits(&model, &tokens);
+        let (config, report) = lora::load_adapter(&mut model, &folder(name)).unwrap();
+        let off = distance(&logits(&model, &tokens), &get("logits"));
+        assert!(off < 2e-6, "{name}: logits differ by {off}");
+        assert!(
+            distance(&before, &get("logits")) > 1e-2,
+            "{name}: the adapter does nothing"
+        );
+
+        // Only the adapter is trained, and with PEFT's gradients.
+        let loss = model
+            .as_causal()
+            .loss(
+                &tokens,
+                &Tensor::from(get("targets")),
+                Reduction::Mean,
+                LmInput::default(),
+                &mut Ctx::train(0, 0),
+            )
+            .unwrap();
+        let off = distance(loss.reshape([1]).unwrap().array(), &get("loss"));
+        assert!(off < 1e-5, "{name}: the loss differs by {off}");
+        loss.backward().unwrap();
+        let trained = model.trainable_parameters();
+        let wanted = golden
+            .names()
+            .filter(|n| n.starts_with("gradient."))
+            .count();
+        assert_eq!(trained.len(), wanted, "{name}");
+        assert_eq!(
+            report.trainable,
+            trained.iter().map(|(_, p)| p.numel()).sum::<usize>()
+        );
+        for (key, p) in &trained {
+            let want = get(&format!("gradient.base_model.model.{key}"));
+            let off = distance(p.grad().unwrap().array(), &want);
+            assert!(off < 2e-5, "{name}: the gradient of {key} differs by {off}");
+        }
+
+        // Written again, it is the same adapter.
+        let place = tempfile::tempdir().unwrap();
+        lora::save_adapter(&mut model, &config, place.path()).unwrap();
+        let mut again = base(base_name);
+        let (config_again, _) = lora::load_adapter(&mut again, place.path()).unwrap();
+        assert_eq!(
+            (config_again.r, config_again.targets),
+            (config.r, config.targets)
+        );
+        assert_eq!(
+            logits(&again, &tokens).to_f64_vec(),
+            logits(&model, &tokens).to_f64_vec()
+        );
+
+        // Merged, it is an ordinary model; taken off, the one before.
+        lora::merge(&mut model).unwrap();
+        let off = distance(&logits(&model, &tokens), &get("logits"));
+        assert!(off < 5e-6, "{name}: merged logits differ by {off}");
+        assert_eq!(lora::report(&mut model).layers.len(), 0);
+        lora::detach(&mut again).unwrap();
+        assert_eq!(logits(&again, &tokens).to_f64_vec(), before.to_f64_vec());
+    }
+}
+
+#[test]
+fn a_fresh_adapter_changes_nothing_and_then_learns() {
+    let mut model = base("llama");
+    let tokens = Tensor::from_vec(vec![1i64, 5, 9, 2], [1, 4]).unwrap();
+    let before = logits(&model, &tokens);
+    for use_dora in [false, true] {
+        let config = LoraConfig {
+            r: 2,
+            use_dora,
+            lora_dropout: 0.3,
+            ..Default::default()
+        };
+        let report = lora::attach(&mut model, &config, &mut Init::new(3)).unwrap();
+        assert_eq!(report.layers.len(), 14);
+        let off = distance(&logits(&model, &tokens), &before);
+        assert!(off < 1e-6, "off {off}");
+        let twice = lora::attach(&mut model, &config, &mut Init::new(3)).unwrap_err();
+        assert!(
+            twice.to_string().contains("a layer without an adapter"),
+            "{twice}"
+        );
+        let loss = model.as_causal().loss(
+            &tokens,
+            &tokens,
+            Reduction::Mean,
+            LmInput::default(),
+            &mut Ctx::train(0, 0),
+        );
+        loss.unwrap().backward().unwrap();
+        let moved = |part: &str| {
+            let all = model.trainable_parameters();
+            let of = all.iter().filter(|(n, _)| n.ends_with(part));
+            of.filter(|(_, p)| {
+                p.grad()
+                    .unwrap()
+                    .array()
+                    .to_f64_vec()
+                    .iter()
+                    .any(|g| *g != 0.0)
+            })
+            .count()
+        };
+        // B is 0, so A cannot move in the first step.
+        assert_eq!((moved("lora_A.weight"), moved("lora_B.weight")), (0, 14));
+        assert_eq!(
+            moved("lora_magnitude_vector"),
+            if use_dora { 14 } else { 0 }
+        );
+        model.zero_grad();
+        lora::detach(&mut model).unwrap();
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let copy = |change: &dyn Fn(&str) -> String| {
+        let place = tempfile::tempdir().unwrap();
+        let from = folder("plain");
+        let text = std::fs::read_to_string(from.join("adapter_config.json")).unwrap();
+        std::fs::write(place.path().join("adapter_config.json"), change(&text)).unwrap();
+        let weights = "adapter_model.safetensors";
+        std::fs::copy(from.join(weights), place.path().join(weights)).unwrap();
+        let mut model = base("llama");
+        let count = model.trainable_parameters().len();
+        let message = lora::load_adapter(&mut model, place.path())
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            model.trainable_parameters().len(),
+            count,
+            "the model is as it was"
+        );
+        assert_eq!(lora::report(&mut model).layers.len(), 0);
+        message
+    };
+    for (from, to, part) in [
+        (
+            "\"r\": 4",
+            "\"r\": 5",
+            "lora_A.weight: expected [5, 16] of floats, got [4, 16]",
+        ),
+        (
+            "\"v_proj\"",
+            "\"k_proj\"",
+            "self_attn.v_proj.lora_A.weight: unexpected",
+        ),
+        (
+            "\"v_proj\"",
+            "\"w_proj\"",
+            "`w_proj` matches no linear layer of this model; its layers end with down_proj, gate_proj",
+        ),
+        (
+            "\"LORA\"",
+            "\"IA3\"",
+            "`peft_type`: expected \"LORA\", got \"IA3\"",
+        ),
+        (
+            "\"bias\": \"none\"",
+            "\"bias\": \"all\"",
+            "`bias`: expected \"none\"",
+        ),
+        (
+            "\"r\": 4",
+            "\"r\": 0",
+            "`r`: expected a whole number of at least 1",
+        ),
+        (
+            "\"lora_dropout\": 0.0",
+            "\"lora_dropout\": 1.5",
+            "lora_dropout: expected a probability below 1, got 1.5",
+        ),
+        (
+            "\"modules_to_save\": null",
+            "\"modules_to_save\": [\"lm_head\"]",
+            "`modules_to_save`: expected null",
+        ),
+    ] {
+        let message = copy(&|text| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        });
+        assert!(message.contains(part), "{to}: {message}");
+    }
+    let mut model = base("llama");
+    let pattern = LoraConfig {
+        targets: Targets::Pattern("(".into()),
+        ..Default::default()
+    };
+    assert!(lora::attach(&mut model, &pattern, &mut Init::new(0)).is_err());
+    assert!(lora::save_adapter(&mut model, &pattern, &folder("nowhere")).is_err());
+}
