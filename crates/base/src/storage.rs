@@ -32,7 +32,7 @@ pub unsafe trait Allocator: Send + Sync {
 }
 
 /// The system allocator with zeroed memory; used until another one is installed.
-struct System;
+pub struct System;
 
 // SAFETY: alloc_zeroed gives fresh, exclusively owned, zero-initialised memory of the requested
 // size and alignment.

@@ -83,6 +83,8 @@ fn main() {
         black_box(run(&add, Compute::F32, &[&x, &row], DType::F32).unwrap());
     });
 
+    attention(&make);
+
     let n = 4 << 20;
     let (x, y) = (make(&[n]), make(&[n]));
     report("add 4M", || {
@@ -151,4 +153,33 @@ fn main() {
         };
         optim::adam_step(&mut [slot], step);
     });
+}
+
+/// Causal attention over one projection `[batch, time, 3, heads, 64]`, forward and backward.
+fn attention(make: &dyn Fn(&[usize]) -> Array) {
+    use entrenar_cpu::attention::{Attention, attention, packed_attention_backward};
+    for (batch, time, heads) in [(8, 256, 6), (1, 256, 12), (12, 64, 4), (1, 2048, 8)] {
+        for dtype in [DType::F32, DType::BF16] {
+            let qkv = make(&[batch, time, 3, heads, 64]).cast(dtype);
+            let part = |i: usize| {
+                let part = qkv.slice(2, i, i + 1, 1).unwrap();
+                let part = part.reshape([batch, time, heads, 64]).unwrap();
+                part.permute(&[0, 2, 1, 3]).unwrap()
+            };
+            let (q, k, v) = (part(0), part(1), part(2));
+            let problem = Attention::new(&q, &k, &v, 0.125, true);
+            let (out, lse) = attention(&problem).unwrap();
+            // Half of the scores, two products forward and five backward.
+            let flops = 2.0 * (batch * heads * time * time * 64) as f64;
+            let name = format!("attention {dtype} {batch}x{time}x{heads}");
+            let ns = report(&name, || {
+                black_box(attention(&problem).unwrap());
+            });
+            println!("{:>52.1} GFLOP/s", flops / ns);
+            let ns = report(&format!("{name} backward"), || {
+                black_box(packed_attention_backward(&problem, &out, &out, &lse).unwrap());
+            });
+            println!("{:>52.1} GFLOP/s", 2.5 * flops / ns);
+        }
+    }
 }

@@ -216,11 +216,19 @@ pub(crate) fn max<T: Real>(x: &[T]) -> T {
             lanes[l] = if c[l] > lanes[l] { c[l] } else { lanes[l] };
         }
     }
-    let mut best = T::NEG_INFINITY;
-    for &v in lanes.iter().chain(tail) {
-        best = if v > best { v } else { best };
+    for (lane, &v) in lanes.iter_mut().zip(tail) {
+        *lane = if v > *lane { v } else { *lane };
     }
-    best
+    // A tree: one after the other, the lanes would take longer than a short row.
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            let other = lanes[i + width];
+            lanes[i] = if other > lanes[i] { other } else { lanes[i] };
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// `x[i] = exp(x[i] - shift)`; returns the sum of the results.

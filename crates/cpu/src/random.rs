@@ -256,9 +256,7 @@ pub fn dropout_mask(
     }
     let r = Philox::new(seed, stream);
     let value = (1.0 / keep) as f32;
-    // Draws are multiples of 2^-24, so comparing with this f32 is comparing with `keep`.
-    let limit = (keep * (1u64 << 24) as f64).ceil() / (1u64 << 24) as f64;
-    let limit = limit as f32;
+    let limit = drawn_below(keep);
     let draw = |range, tile: &mut [f32]| {
         uniform_f32(&r, range, tile);
         for v in tile {
@@ -284,6 +282,38 @@ pub fn dropout_mask(
             out.copy_from_slice(tile)
         }),
     }
+}
+
+/// What dropout multiplies elements `range` by: part of [`dropout_mask`] (in f64 the factor is not
+/// rounded to f32).
+pub(crate) fn dropout_factors<T: Element>(
+    r: &Philox,
+    keep: f64,
+    range: Range<usize>,
+    out: &mut [T],
+) {
+    let value = if T::DTYPE == DType::F64 {
+        1.0 / keep
+    } else {
+        (1.0 / keep) as f32 as f64
+    };
+    let (value, none, limit) = (T::from_f64(value), T::from_f64(0.0), drawn_below(keep));
+    let mut tile = [0.0f32; TILE];
+    let mut start = range.start;
+    for out in out.chunks_mut(TILE) {
+        let tile = &mut tile[..out.len()];
+        uniform_f32(r, start..start + out.len(), tile);
+        for (out, &v) in out.iter_mut().zip(&*tile) {
+            *out = if v < limit { value } else { none };
+        }
+        start += out.len();
+    }
+}
+
+/// The limit below which draws are kept. Draws are multiples of 2^-24, so comparing with this f32
+/// is comparing with `keep`.
+fn drawn_below(keep: f64) -> f32 {
+    ((keep * (1u64 << 24) as f64).ceil() / (1u64 << 24) as f64) as f32
 }
 
 /// The permutation of `0..n` that the stream names, as i64.

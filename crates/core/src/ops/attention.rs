@@ -3,8 +3,10 @@
 //!
 //! Shapes: q `[.., H, T, D]`, k `[.., G, S, D]`, v `[.., G, S, E]`, result `[.., H, T, E]`; H is a
 //! multiple of G (grouped queries: head h reads group h / (H / G)). Causality is aligned at the top
-//! left, as PyTorch's `is_causal`. A query that may see nothing gets zeros. (Vaswani et al. 2017;
-//! blocked as Dao et al. 2022; kernels: `entrenar_cpu::attention`.)
+//! left, as PyTorch's `is_causal`. A query that may see nothing gets zeros. The result lies in
+//! memory as `[.., T, H, E]`, so that joining the heads copies nothing. (Vaswani et al. 2017; blocked
+//! as Dao et al. 2022; kernels: `entrenar_cpu::attention`. On one fused projection:
+//! `packed_attention.rs`.)
 
 use smallvec::smallvec;
 
@@ -34,28 +36,81 @@ pub struct AttentionOptions {
     pub causal: bool,
     /// What q·kᵀ is multiplied by; 1/√D if absent.
     pub scale: Option<f64>,
-    /// (probability, seed, stream) of dropping a weight after the softmax. This path holds all
-    /// scores at once.
+    /// (probability, seed, stream) of dropping a weight after the softmax.
     pub dropout: Option<(f64, u64, u64)>,
     /// Number of valid keys of each batch entry, integers `[B]` for inputs of rank 4: later keys
     /// are padding that nobody sees.
     pub lengths: Option<Tensor>,
 }
 
-/// Inputs q `[B, H, T, D]`, k, v and perhaps a mask; outputs the result and, for the backward
-/// pass, the log-sum-exp of each query's scores.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Attention {
-    scale: Bits,
-    causal: bool,
+/// Inputs q `[B, H, T, D]`, k, v and perhaps a mask and lengths; outputs the result and, for the
+/// backward pass, the log-sum-exp of each query's scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Attention {
+    pub scale: Bits,
+    pub causal: bool,
+    /// Whether the inputs after k and v begin with a mask.
+    pub masked: bool,
+    /// Whether they end with lengths.
+    pub lengths: bool,
+    /// Probability of keeping a weight, seed and stream.
+    pub dropout: Option<(Bits, u64, u64)>,
 }
 
-impl Op for Attention {
-    fn name(&self) -> &'static str {
-        "scaled_dot_product_attention"
+impl Attention {
+    /// The op with these options and the inputs that follow k and v.
+    pub fn new(options: &AttentionOptions, width: usize, masked: bool, lengths: bool) -> Self {
+        let usual = (width.max(1) as f64).sqrt().recip();
+        Attention {
+            scale: Bits(options.scale.unwrap_or(usual)),
+            causal: options.causal,
+            masked,
+            lengths,
+            dropout: options
+                .dropout
+                .filter(|(p, ..)| *p != 0.0)
+                .map(|(p, seed, stream)| (Bits(1.0 - p), seed, stream)),
+        }
     }
-    fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>> {
-        let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
+
+    /// The mask and the lengths among the inputs that follow k and v.
+    pub fn extras<T: Copy>(&self, inputs: &[T]) -> (Option<T>, Option<T>) {
+        (
+            self.masked.then(|| inputs[0]),
+            self.lengths.then(|| inputs[usize::from(self.masked)]),
+        )
+    }
+
+    /// What the kernels take.
+    pub fn problem<'a>(
+        &self,
+        [query, key, value]: [&'a Array; 3],
+        extras: &[&'a Array],
+    ) -> kernel::Attention<'a> {
+        let (mask, lengths) = self.extras(extras);
+        kernel::Attention {
+            query,
+            key,
+            value,
+            scale: self.scale.0,
+            causal: self.causal,
+            mask,
+            lengths,
+            dropout: self.dropout.map(|(keep, seed, stream)| kernel::Dropout {
+                keep: keep.0,
+                seed,
+                stream,
+            }),
+        }
+    }
+
+    /// Result `[B, H, T, E]` and statistics `[B, H, T]`.
+    pub fn infer_parts(
+        &self,
+        name: &'static str,
+        [q, k, v]: [&Aval; 3],
+        extras: &[&Aval],
+    ) -> Result<Few<Aval>> {
         let fits = [q, k, v]
             .iter()
             .all(|a| a.shape.rank() == 4 && a.dtype == q.dtype)
@@ -66,83 +121,116 @@ impl Op for Attention {
             && q.shape[1].is_multiple_of(k.shape[1]);
         if !fits {
             return Err(Error::shape(
-                self.name(),
+                name,
                 "q [.., H, T, D], k [.., G, S, D] and v [.., G, S, E] with H a multiple of G",
                 format!("{q:?}, {k:?} and {v:?}"),
             ));
         }
+        let (mask, lengths) = self.extras(extras);
         let mut shape = q.shape.clone();
-        if let Some(mask) = inputs.get(3) {
+        if let Some(mask) = mask {
             shape.dims_mut()[3] = k.shape[2];
-            if mask.shape.broadcast(&shape, self.name())? != shape {
+            if mask.shape.broadcast(&shape, name)? != shape {
                 return Err(Error::shape(
-                    self.name(),
+                    name,
                     format!("a mask that broadcasts to {shape}"),
                     &mask.shape,
                 ));
             }
             if mask.dtype != DType::Bool && !mask.dtype.is_float() {
-                return Err(Error::dtype(
-                    self.name(),
-                    "a bool or float mask",
-                    mask.dtype,
-                ));
+                return Err(Error::dtype(name, "a bool or float mask", mask.dtype));
             }
+        }
+        if let Some(lengths) = lengths
+            && (lengths.shape[..] != q.shape[..1] || !lengths.dtype.is_int())
+        {
+            return Err(Error::shape(
+                name,
+                format!("integer lengths of shape [{}]", q.shape[0]),
+                format!("{lengths:?}"),
+            ));
+        }
+        if let Some((keep, ..)) = self.dropout
+            && !(0.0..=1.0).contains(&keep.0)
+        {
+            let expected = "a dropout probability in [0, 1]";
+            return Err(Error::argument(name, expected, 1.0 - keep.0));
         }
         shape.dims_mut()[3] = v.shape[3];
         let rows = Aval::new(&shape[..3], q.dtype.accumulator());
         Ok(smallvec![Aval::new(shape, q.dtype), rows])
     }
+
+    /// The plain definition.
+    pub fn definition(&self, [q, k, v]: [&Tensor; 3], extras: &[&Tensor]) -> Result<Tensor> {
+        let dtype = q.dtype();
+        let wide = dtype.accumulator();
+        let heads = q.dims()[1];
+        let (q, k) = (q.to_dtype(wide)?, repeated(&k.to_dtype(wide)?, heads)?);
+        let v = repeated(&v.to_dtype(wide)?, heads)?;
+        let mut scores = q.matmul(&k.transpose(-1, -2)?)?.mul_scalar(self.scale.0)?;
+        let (queries, keys) = (q.dims()[2], k.dims()[2]);
+        let mut allowed = self
+            .causal
+            .then(|| lower_triangle(queries, keys))
+            .transpose()?;
+        let (mask, lengths) = self.extras(extras);
+        let mut also = |seen: Tensor| -> Result<()> {
+            allowed = Some(match &allowed {
+                Some(a) => a.logical_and(&seen)?,
+                None => seen,
+            });
+            Ok(())
+        };
+        if let Some(mask) = mask {
+            also(if mask.dtype() == DType::Bool {
+                mask.clone()
+            } else {
+                scores = scores.add(&mask.to_dtype(wide)?)?;
+                mask.eq_scalar(f64::NEG_INFINITY)?.logical_not()?
+            })?;
+        }
+        if let Some(lengths) = lengths {
+            let positions = Tensor::arange(0.0, keys as f64, 1.0, DType::I64)?;
+            let counts = lengths.to_dtype(DType::I64)?;
+            also(positions.lt(&counts.reshape([counts.numel(), 1, 1, 1])?)?)?;
+        }
+        let weights = match allowed {
+            None => scores.softmax(-1)?,
+            Some(allowed) => {
+                // Minus infinity would give NaN where a query sees nothing: a huge number gives
+                // uniform weights there, which the second choice removes.
+                let fill = |value: f64| constant(scores.shape(), value, wide);
+                let weights = Tensor::where_(&allowed, &scores, &fill(-1e30)?)?.softmax(-1)?;
+                Tensor::where_(&allowed, &weights, &fill(0.0)?)?
+            }
+        };
+        let weights = match self.dropout {
+            Some((keep, seed, stream)) => weights.dropout(1.0 - keep.0, seed, stream)?,
+            None => weights,
+        };
+        weights.matmul(&v)?.to_dtype(dtype)
+    }
+}
+
+/// The first three of some inputs.
+fn parts<'a, T>(inputs: &[&'a T]) -> [&'a T; 3] {
+    [inputs[0], inputs[1], inputs[2]]
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "scaled_dot_product_attention"
+    }
+    fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>> {
+        self.infer_parts(self.name(), parts(inputs), &inputs[3..])
+    }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
-        let (out, lse) = kernel::attention(
-            inputs[0],
-            inputs[1],
-            inputs[2],
-            self.scale.0,
-            self.causal,
-            inputs.get(3).copied(),
-        )?;
+        let (out, lse) = kernel::attention(&self.problem(parts(inputs), &inputs[3..]))?;
         Ok(smallvec![out, lse])
     }
     fn rule(&self) -> Rule<'_> {
         Rule::Expand(self)
-    }
-}
-
-impl Attention {
-    /// softmax(scale·q·kᵀ + mask) `[B, H, T, S]`, and v `[B, H, S, E]`, both in the accumulator's
-    /// dtype.
-    fn weights(&self, inputs: &[&Tensor]) -> Result<(Tensor, Tensor)> {
-        let wide = inputs[0].dtype().accumulator();
-        let heads = inputs[0].dims()[1];
-        let q = inputs[0].to_dtype(wide)?;
-        let k = repeated(&inputs[1].to_dtype(wide)?, heads)?;
-        let v = repeated(&inputs[2].to_dtype(wide)?, heads)?;
-        let mut scores = q.matmul(&k.transpose(-1, -2)?)?.mul_scalar(self.scale.0)?;
-        let mut allowed = self
-            .causal
-            .then(|| lower_triangle(q.dims()[2], k.dims()[2]))
-            .transpose()?;
-        if let Some(mask) = inputs.get(3) {
-            let seen = if mask.dtype() == DType::Bool {
-                (*mask).clone()
-            } else {
-                scores = scores.add(&mask.to_dtype(wide)?)?;
-                mask.eq_scalar(f64::NEG_INFINITY)?.logical_not()?
-            };
-            allowed = Some(match allowed {
-                Some(a) => a.logical_and(&seen)?,
-                None => seen,
-            });
-        }
-        let Some(allowed) = allowed else {
-            return Ok((scores.softmax(-1)?, v));
-        };
-        // Minus infinity would give NaN where a query sees nothing: a huge number gives uniform
-        // weights there, which the second choice removes.
-        let fill = |value: f64| constant(scores.shape(), value, wide);
-        let weights = Tensor::where_(&allowed, &scores, &fill(-1e30)?)?.softmax(-1)?;
-        Ok((Tensor::where_(&allowed, &weights, &fill(0.0)?)?, v))
     }
 }
 
@@ -170,8 +258,7 @@ fn lower_triangle(queries: usize, keys: usize) -> Result<Tensor> {
 
 impl Expand for Attention {
     fn expand(&self, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
-        let (weights, v) = self.weights(inputs)?;
-        Ok(one(weights.matmul(&v)?.to_dtype(inputs[0].dtype())?))
+        Ok(one(self.definition(parts(inputs), &inputs[3..])?))
     }
     fn backward(&self) -> Option<&dyn BackwardKernel> {
         Some(self)
@@ -186,43 +273,47 @@ impl BackwardKernel for Attention {
         cotangents: &[Option<&Array>],
         needs: &[bool],
     ) -> Result<Few<Option<Array>>> {
-        let (Some(g), Some(out), Some(lse)) = (cotangents[0], outputs[0], outputs[1]) else {
-            return Err(Error::autodiff(
-                self.name(),
-                "backward without a cotangent or its statistics",
-            ));
-        };
+        let [g, out, lse] = returned(self.name(), outputs, cotangents)?;
         let mut gradients: Few<Option<Array>> = smallvec![None; inputs.len()];
         if needs[..3].contains(&true) {
-            let (dq, dk, dv) = kernel::attention_backward(
-                g,
-                inputs[0],
-                inputs[1],
-                inputs[2],
-                out,
-                lse,
-                self.scale.0,
-                self.causal,
-                inputs.get(3).copied(),
-            )?;
-            for (gradient, d) in gradients.iter_mut().zip([dq, dk, dv]) {
-                *gradient = Some(d);
+            let problem = self.problem(parts(inputs), &inputs[3..]);
+            let (dq, dk, dv) = kernel::attention_backward(&problem, g, out, lse)?;
+            for (i, d) in [dq, dk, dv].into_iter().enumerate() {
+                gradients[i] = needs[i].then_some(d);
             }
         }
-        if needs.get(3) == Some(&true) {
-            // A learned mask is rare and its gradient as large as the scores.
-            let only_mask = [false, false, false, true];
-            gradients[3] = expansion::gradients(self, inputs, &[g], &only_mask)?
-                .pop()
-                .flatten();
-        }
-        for (gradient, need) in gradients.iter_mut().zip(needs) {
-            if !need {
-                *gradient = None;
-            }
+        if needs[3..].contains(&true) {
+            gradients[3] = mask_gradient(self, inputs, g, 3)?;
         }
         Ok(gradients)
     }
+}
+
+/// Cotangent, output and statistics, which backward kernels always get.
+pub(crate) fn returned<'a>(
+    name: &str,
+    outputs: &[Option<&'a Array>],
+    cotangents: &[Option<&'a Array>],
+) -> Result<[&'a Array; 3]> {
+    match (cotangents[0], outputs[0], outputs[1]) {
+        (Some(g), Some(out), Some(lse)) => Ok([g, out, lse]),
+        _ => Err(Error::autodiff(
+            name,
+            "backward without a cotangent or its statistics",
+        )),
+    }
+}
+
+/// The gradient of the mask, input `at`: a learned mask is rare and its gradient as large as the
+/// scores.
+pub(crate) fn mask_gradient(
+    op: &dyn Expand,
+    inputs: &[&Array],
+    g: &Array,
+    at: usize,
+) -> Result<Option<Array>> {
+    let only: Vec<bool> = (0..inputs.len()).map(|i| i == at).collect();
+    Ok(expansion::gradients(op, inputs, &[g], &only)?.swap_remove(at))
 }
 
 /// All of one rank of at least 4, leading dimensions broadcast and joined into one.
@@ -286,44 +377,18 @@ fn problem(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Problem> {
     })
 }
 
-/// The mask for rank-4 inputs, from the user's mask and the lengths.
+/// The mask for rank-4 inputs.
 #[track_caller]
-fn joined_mask(options: &AttentionOptions, p: &Problem) -> Result<Option<Tensor>> {
-    const OP: &str = "scaled_dot_product_attention";
-    let (queries, keys) = (p.q.dims()[2], p.k.dims()[2]);
-    let mask = match &options.mask {
-        Some(m) if p.lead.rank() > 2 && m.rank() > 3 => {
-            let mut full = p.lead.clone();
-            full.push(queries);
-            full.push(keys);
-            let joined = [p.q.dims()[0], p.q.dims()[1], queries, keys];
-            Some(m.broadcast_to(full)?.reshape(joined)?)
-        }
-        other => other.clone(),
-    };
-    let Some(lengths) = &options.lengths else {
-        return Ok(mask);
-    };
-    let batch = p.q.dims()[0];
-    if lengths.dims() != [batch] || lengths.dtype().is_float() {
-        return Err(Error::shape(
-            OP,
-            format!("integer lengths of shape [{batch}]"),
-            format!("{:?}", lengths.aval()),
-        ));
+fn joined_mask(mask: &Tensor, p: &Problem) -> Result<Tensor> {
+    if p.lead.rank() <= 2 || mask.rank() <= 3 {
+        return Ok(mask.clone());
     }
-    let positions = Tensor::arange(0.0, keys as f64, 1.0, DType::I64)?;
-    let valid = positions.lt(&lengths.reshape([batch, 1, 1, 1])?)?;
-    Ok(Some(match mask {
-        None => valid,
-        Some(m) if m.dtype() == DType::Bool => m.logical_and(&valid)?,
-        Some(m) => {
-            let shape = m.shape().broadcast(valid.shape(), OP)?;
-            let forbidden = valid.logical_not()?.broadcast_to(&shape)?;
-            let closed = constant(&shape, f64::NEG_INFINITY, m.dtype())?;
-            Tensor::where_(&forbidden, &closed, &m.broadcast_to(&shape)?)?
-        }
-    }))
+    let (queries, keys) = (p.q.dims()[2], p.k.dims()[2]);
+    let mut full = p.lead.clone();
+    full.push(queries);
+    full.push(keys);
+    let joined = [p.q.dims()[0], p.q.dims()[1], queries, keys];
+    mask.broadcast_to(full)?.reshape(joined)
 }
 
 impl Tensor {
@@ -351,28 +416,16 @@ impl Tensor {
         options: &AttentionOptions,
     ) -> Result<Tensor> {
         let p = problem(&as_float(self)?, key, value)?;
-        let width = p.q.dims()[3].max(1) as f64;
-        let op = Attention {
-            scale: Bits(options.scale.unwrap_or(width.sqrt().recip())),
-            causal: options.causal,
-        };
-        let mask = joined_mask(options, &p)?;
-        let inputs: Vec<&Tensor> = [Some(&p.q), Some(&p.k), Some(&p.v), mask.as_ref()]
+        let mask = options.mask.as_ref();
+        let mask = mask.map(|m| joined_mask(m, &p)).transpose()?;
+        let lengths = options.lengths.as_ref();
+        let op = Attention::new(options, p.q.dims()[3], mask.is_some(), lengths.is_some());
+        let inputs: Vec<&Tensor> = [&p.q, &p.k, &p.v]
             .into_iter()
-            .flatten()
+            .chain(mask.as_ref())
+            .chain(lengths)
             .collect();
-        let out = match options.dropout {
-            Some((probability, seed, stream)) if probability != 0.0 => {
-                let avals: Vec<Aval> = inputs.iter().map(|t| t.aval()).collect();
-                op.infer(&avals.iter().collect::<Vec<_>>())?;
-                let (weights, v) = op.weights(&inputs)?;
-                weights
-                    .dropout(probability, seed, stream)?
-                    .matmul(&v)?
-                    .to_dtype(p.q.dtype())?
-            }
-            _ => expansion::checked(op, &inputs)?.swap_remove(0),
-        };
+        let out = expansion::checked(op, &inputs)?.swap_remove(0);
         let mut shape = p.lead;
         shape.push(out.dims()[2]);
         shape.push(out.dims()[3]);

@@ -26,6 +26,7 @@ pub mod linear;
 pub mod loss;
 pub mod matmul;
 pub mod moments;
+pub mod packed_attention;
 pub mod pad;
 pub mod permute;
 pub mod pool;
@@ -66,6 +67,7 @@ pub(crate) const ENTRIES: &[&[Entry]] = &[
     loss::ENTRIES,
     matmul::ENTRIES,
     moments::ENTRIES,
+    packed_attention::ENTRIES,
     pad::ENTRIES,
     permute::ENTRIES,
     pool::ENTRIES,

@@ -55,8 +55,15 @@ impl Case {
         })
     }
 
+    fn problem<'a>(&'a self, q: &'a Array, k: &'a Array, v: &'a Array) -> Attention<'a> {
+        Attention {
+            mask: self.mask.as_ref(),
+            ..Attention::new(q, k, v, 0.4, self.causal)
+        }
+    }
+
     fn run(&self, q: &Array, k: &Array, v: &Array) -> (Array, Array) {
-        attention(q, k, v, 0.4, self.causal, self.mask.as_ref()).unwrap()
+        attention(&self.problem(q, k, v)).unwrap()
     }
 }
 
@@ -112,10 +119,8 @@ fn small_shapes_with_every_kind_of_mask() {
             &want,
             1e-13,
         );
-        let mask = case.mask.as_ref();
-        let (dq, dk, dv) =
-            attention_backward(&strided(&g), &q, &k, &v, &out, &lse, 0.4, case.causal, mask)
-                .unwrap();
+        let problem = case.problem(&q, &k, &v);
+        let (dq, dk, dv) = attention_backward(&problem, &strided(&g), &out, &lse).unwrap();
         assert_gradient(&q, &g, |q| case.run(q, &k, &v).0, &dq);
         assert_gradient(&k, &g, |k| case.run(&q, k, &v).0, &dk);
         assert_gradient(&v, &g, |v| case.run(&q, &k, v).0, &dv);
@@ -138,8 +143,7 @@ fn several_blocks_of_queries_and_keys() {
         let [q, k, v, g] = case.inputs();
         let (out, lse) = case.run(&q, &k, &v);
         assert_close(&out, &case.naive(&q, &k, &v), 1e-12);
-        let (dq, dk, dv) =
-            attention_backward(&g, &q, &k, &v, &out, &lse, 0.4, causal, None).unwrap();
+        let (dq, dk, dv) = attention_backward(&case.problem(&q, &k, &v), &g, &out, &lse).unwrap();
         // Differences along a few random directions: whole gradients would take too long.
         for seed in 20..23 {
             let inner = |a: &Array, b: &Array| -> f64 {
@@ -191,18 +195,26 @@ fn views_of_one_projection_need_no_copies() {
         p.permute(&[0, 2, 1, 3]).unwrap()
     };
     let (q, k, v) = (part(0), part(1), part(2));
-    let (out, lse) = attention(&q, &k, &v, 0.5, true, None).unwrap();
-    let (dense_out, dense_lse) = attention(
-        &q.deep_copy(),
-        &k.deep_copy(),
-        &v.deep_copy(),
-        0.5,
-        true,
-        None,
-    )
+    let views = Attention::new(&q, &k, &v, 0.5, true);
+    let (out, lse) = attention(&views).unwrap();
+    let copies = [&q, &k, &v].map(Array::deep_copy);
+    let (dense_out, dense_lse) = attention(&Attention::new(
+        &copies[0], &copies[1], &copies[2], 0.5, true,
+    ))
     .unwrap();
     assert_close(&out, &dense_out, 0.0);
     assert_close(&lse, &dense_lse, 0.0);
+    // The output lies as the next projection reads it, and the gradients as the last one wrote.
+    let flat = out.permute(&[0, 2, 1, 3]).unwrap();
+    assert!(flat.is_contiguous());
+    let g = random([b, h, t, d], 6);
+    let (dq, dk, dv) = attention_backward(&views, &g, &out, &lse).unwrap();
+    let joint = packed_attention_backward(&views, &g, &out, &lse).unwrap();
+    for (i, part) in [dq, dk, dv].iter().enumerate() {
+        let here = joint.slice(2, i * h * d, (i + 1) * h * d, 1).unwrap();
+        let rows = part.permute(&[0, 2, 1, 3]).unwrap();
+        assert_close(&here, &rows.reshape([b, t, h * d]).unwrap(), 0.0);
+    }
 }
 
 #[test]
@@ -216,8 +228,7 @@ fn what_sees_nothing_gets_zeros_and_no_gradient() {
     let (out, lse) = case.run(&q, &k, &v);
     assert_eq!(out.to_f64_vec()[..2], [0.0, 0.0]);
     assert_eq!(lse.to_f64_vec()[0], f64::NEG_INFINITY);
-    let mask = case.mask.as_ref();
-    let (dq, dk, dv) = attention_backward(&g, &q, &k, &v, &out, &lse, 0.4, false, mask).unwrap();
+    let (dq, dk, dv) = attention_backward(&case.problem(&q, &k, &v), &g, &out, &lse).unwrap();
     assert_eq!(dq.to_f64_vec()[..2], [0.0, 0.0]);
     for d in [dk, dv] {
         let d = d.to_f64_vec();
@@ -242,8 +253,8 @@ fn bits_do_not_depend_on_threads() {
     let [q, k, v, g] = case.inputs().map(|a| single(&a));
     assert_same_bits(|| {
         let (out, lse) = case.run(&q, &k, &v);
-        let (dq, dk, dv) = attention_backward(&g, &q, &k, &v, &out, &lse, 0.4, true, None).unwrap();
-        vec![out, lse, dq, dk, dv]
+        let (dq, dk, dv) = attention_backward(&case.problem(&q, &k, &v), &g, &out, &lse).unwrap();
+        [out, lse, dq, dk, dv].map(|a| a.deep_copy()).to_vec()
     });
 }
 
@@ -265,8 +276,7 @@ fn zero_sizes_and_misuse() {
         let [q, k, v, g] = case.inputs();
         let (out, lse) = case.run(&q, &k, &v);
         assert_eq!(out.dims(), g.dims());
-        let (dq, dk, dv) =
-            attention_backward(&g, &q, &k, &v, &out, &lse, 0.4, false, None).unwrap();
+        let (dq, dk, dv) = attention_backward(&case.problem(&q, &k, &v), &g, &out, &lse).unwrap();
         assert_eq!(
             (dq.dims(), dk.dims(), dv.dims()),
             (q.dims(), k.dims(), v.dims())
@@ -277,10 +287,120 @@ fn zero_sizes_and_misuse() {
     }
     let q = random([1, 3, 4, 2], 1);
     let k = random([1, 2, 4, 2], 1);
-    assert!(attention(&q, &k, &k, 1.0, false, None).is_err()); // 3 heads, 2 groups
-    assert!(attention(&q, &single(&q), &q, 1.0, false, None).is_err());
-    assert!(attention(&q, &q, &random([1, 3, 5, 2], 1), 1.0, false, None).is_err());
-    assert!(attention(&q, &q, &q, 1.0, false, Some(&random([5, 4], 1))).is_err());
-    assert!(attention(&q, &q, &q, 1.0, false, Some(&random_index([4, 4], 2, 1))).is_err());
-    assert!(attention(&random([3, 4, 2], 1), &q, &q, 1.0, false, None).is_err());
+    let fails = |q: &Array, k: &Array, v: &Array, mask: Option<&Array>| {
+        let plain = Attention::new(q, k, v, 1.0, false);
+        attention(&Attention { mask, ..plain }).is_err()
+    };
+    assert!(fails(&q, &k, &k, None)); // 3 heads, 2 groups
+    assert!(fails(&q, &single(&q), &q, None));
+    assert!(fails(&q, &q, &random([1, 3, 5, 2], 1), None));
+    assert!(fails(&q, &q, &q, Some(&random([5, 4], 1))));
+    assert!(fails(&q, &q, &q, Some(&random_index([4, 4], 2, 1))));
+    assert!(fails(&random([3, 4, 2], 1), &q, &q, None));
+    let lengths = random_index([2], 3, 1);
+    let plain = Attention::new(&q, &q, &q, 1.0, false);
+    let wrong = Attention {
+        lengths: Some(&lengths),
+        ..plain
+    };
+    assert!(attention(&wrong).is_err());
+}
+
+/// Lengths are a mask that also skips work; dropout multiplies the weights by its mask.
+#[test]
+fn lengths_and_dropout_agree_with_their_definitions() {
+    let case = Case {
+        sizes: [3, 2, 1, 40, 40, 5, 6],
+        causal: true,
+        mask: None,
+    };
+    let [q, k, v, g] = case.inputs();
+    let lengths = Array::from_vec(vec![40i64, 0, 33], [3]).unwrap();
+    let keep = build(&[3, 1, 1, 40], |p| {
+        f64::from(u8::from(p[3] < [40, 0, 33][p[0]]))
+    })
+    .cast(DType::Bool);
+    let dropout = entrenar_cpu::attention::Dropout {
+        keep: 0.7,
+        seed: 3,
+        stream: 9,
+    };
+    for dropout in [None, Some(dropout)] {
+        let short = Attention {
+            lengths: Some(&lengths),
+            dropout,
+            ..Attention::new(&q, &k, &v, 0.4, true)
+        };
+        let masked = Attention {
+            mask: Some(&keep),
+            lengths: None,
+            ..short
+        };
+        let ((a, la), (b, lb)) = (attention(&short).unwrap(), attention(&masked).unwrap());
+        assert_close(&a, &b, 1e-14);
+        let (la, lb) = (la.to_f64_vec(), lb.to_f64_vec());
+        assert!(
+            la.iter()
+                .zip(&lb)
+                .all(|(a, b)| a == b || (a - b).abs() < 1e-14)
+        );
+        let da = attention_backward(&short, &g, &a, &Array::from_vec(la, [3, 2, 40]).unwrap());
+        let db = attention_backward(&masked, &g, &b, &Array::from_vec(lb, [3, 2, 40]).unwrap());
+        let ((aq, ak, av), (bq, bk, bv)) = (da.unwrap(), db.unwrap());
+        for (a, b) in [(aq, bq), (ak, bk), (av, bv)] {
+            assert_close(&a, &b, 1e-13);
+        }
+    }
+    // With v the identity, the output is the dropped weights themselves.
+    let t = 6;
+    let (q, k) = (random([1, 1, t, 3], 1), random([1, 1, t, 3], 2));
+    let v = build(&[1, 1, t, t], |p| f64::from(u8::from(p[2] == p[3])));
+    let plain = Attention::new(&q, &k, &v, 0.4, true);
+    let weights = attention(&plain).unwrap().0.to_f64_vec();
+    let dropped = Attention {
+        dropout: Some(dropout),
+        ..plain
+    };
+    let mask = entrenar_cpu::random::dropout_mask([t, t], DType::F64, 0.7, 3, 9)
+        .unwrap()
+        .to_f64_vec();
+    let found = attention(&dropped).unwrap().0.to_f64_vec();
+    for ((w, m), f) in weights.iter().zip(&mask).zip(&found) {
+        assert!((w * m - f).abs() < 1e-14, "{w} {m} {f}");
+    }
+}
+
+/// bf16 takes its own path: against f64 on the same rounded inputs.
+#[test]
+fn bf16_stays_near_f64() {
+    for sizes in [
+        [2, 4, 2, 70, 300, 17, 33],
+        [1, 2, 2, 64, 64, 64, 64],
+        [1, 1, 1, 1, 1, 1, 1],
+    ] {
+        for causal in [false, true] {
+            let case = Case {
+                sizes,
+                causal,
+                mask: None,
+            };
+            let half = case.inputs().map(|a| a.cast(DType::BF16));
+            let wide = half.clone().map(|a| a.cast(DType::F64));
+            let run = |[q, k, v, g]: &[Array; 4]| {
+                let problem = case.problem(q, k, v);
+                let (out, lse) = attention(&problem).unwrap();
+                let (dq, dk, dv) = attention_backward(&problem, g, &out, &lse).unwrap();
+                [out, dq, dk, dv]
+            };
+            for (a, b) in run(&half).iter().zip(&run(&wide)) {
+                assert_eq!(a.dtype(), DType::BF16);
+                let (a, b) = (a.to_f64_vec(), b.to_f64_vec());
+                let size = b.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+                for (x, y) in a.iter().zip(&b) {
+                    // Three roundings to 8 bits, relative to the largest value.
+                    assert!((x - y).abs() <= 0.02 * size, "{sizes:?}: {x} {y}");
+                }
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! written by oracles/cpu_goldens.py.
 
 use crate::*;
-use entrenar_cpu::attention::{attention, attention_backward};
+use entrenar_cpu::attention::{Attention, attention, attention_backward};
 use entrenar_cpu::conv::{ConvGeometry, conv, conv_input_grad, conv_weight_grad};
 use entrenar_cpu::loss::{cross_entropy, cross_entropy_backward};
 use entrenar_cpu::pool::*;
@@ -160,10 +160,14 @@ fn check_attention(c: &Value) {
         _ => Some(build(&[t, s], |p| at(&numbers(&[t, s], 10), p) * 3.0)),
     };
     let (mask, causal) = (mask.as_ref(), c["causal"].as_bool().unwrap());
-    let (y, lse) = attention(&q, &k, &v, 0.7, causal, mask).unwrap();
+    let problem = Attention {
+        mask,
+        ..Attention::new(&q, &k, &v, 0.7, causal)
+    };
+    let (y, lse) = attention(&problem).unwrap();
     assert_listed(&y, &c["y"]);
     let grad = numbers(y.dims(), 99);
-    let (dq, dk, dv) = attention_backward(&grad, &q, &k, &v, &y, &lse, 0.7, causal, mask).unwrap();
+    let (dq, dk, dv) = attention_backward(&problem, &grad, &y, &lse).unwrap();
     assert_summed(&dq, &c["dq"]);
     assert_summed(&dk, &c["dk"]);
     assert_summed(&dv, &c["dv"]);
