@@ -28,6 +28,7 @@ pub use entrenar_cpu as cpu;
 pub use entrenar_io as io;
 pub use entrenar_nn as nn;
 pub use entrenar_train as train;
+pub use entrenar_tune as tune;
 pub use entrenar_zoo as zoo;
 
 pub use entrenar_core::{Array, DType, Device, Error, ErrorKind, Result, Shape, Tensor};

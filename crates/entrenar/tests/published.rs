@@ -106,3 +106,95 @@ fn a_conversation_remembers_what_was_said() {
     assert_eq!(answers[..1], say("Once upon a time\n"));
     assert_ne!(answers[1], answers[2]);
 }
+
+#[test]
+fn an_adapter_can_be_applied_and_merged() {
+    let Some(folder) = stories() else { return };
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name).to_str().unwrap().to_string();
+    let model = folder.to_str().unwrap();
+    // A random adapter whose B is not 0, so that it changes the text.
+    let mut opened = entrenar::zoo::LanguageModel::open(&folder, None).unwrap();
+    let config = entrenar::tune::LoraConfig {
+        r: 4,
+        lora_alpha: 32.0,
+        ..Default::default()
+    };
+    let mut init = entrenar::nn::Init::new(1);
+    entrenar::tune::lora::attach(&mut opened, &config, &mut init).unwrap();
+    entrenar::tune::lora::each(&mut opened, &mut |_, layer| {
+        let shape = layer.lora_b.shape();
+        layer.lora_b.set(&init.normal(shape, 0.0, 0.05)?)
+    })
+    .unwrap();
+    let adapter = path("adapter");
+    entrenar::tune::lora::save_adapter(&mut opened, &config, adapter.as_ref()).unwrap();
+
+    let text = |more: &[&str]| {
+        let mut all = vec![
+            "generate",
+            "--prompt",
+            "Once",
+            "--greedy",
+            "--max-new-tokens",
+            "40",
+        ];
+        all.extend(more);
+        let output = entrenar(&all, "");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let adapted = text(&["--model", model, "--adapter", &adapter]);
+    assert_ne!(adapted, text(&["--model", model]));
+    let merged = path("merged");
+    let arguments = [
+        "merge-adapter",
+        "--model",
+        model,
+        "--adapter",
+        &adapter,
+        "--out",
+        &merged,
+    ];
+    let output = entrenar(&arguments, "");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(text(&["--model", &merged]), adapted);
+    let again = entrenar(&arguments, "");
+    assert_eq!(again.status.code(), Some(1), "nothing is overwritten");
+
+    // The golden text is what the model finds least surprising.
+    std::fs::write(
+        place.path().join("text.txt"),
+        "Once upon a time, there was a little girl.",
+    )
+    .unwrap();
+    let loss = |model: &str| {
+        let output = entrenar(
+            &[
+                "eval",
+                "--model",
+                model,
+                "--data",
+                &path("text.txt"),
+                "--json",
+            ],
+            "",
+        );
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        value["loss"].as_f64().unwrap()
+    };
+    assert!(loss(model) < 1.0 && loss(&merged) > loss(model));
+}

@@ -604,7 +604,7 @@ fn failures_while_running_are_status_1_and_say_where() {
         2,
     );
     assert!(
-        message.contains("--adapter is not supported by this version"),
+        message.contains("--adapter goes with a model directory as published on a hub"),
         "{message}"
     );
 }

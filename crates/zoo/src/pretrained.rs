@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::bert::modern_names;
 use crate::build::Builder;
 use crate::causal::{CausalLm, LmInput};
-use crate::{Bert, BertConfig, Decoder, DecoderConfig, Gpt2, Gpt2Config};
+use crate::{Bert, BertConfig, Decoder, DecoderConfig, Gpt2, Gpt2Config, Tokenizer};
 
 /// A language model of any family that a directory may hold.
 #[non_exhaustive]
@@ -109,12 +109,30 @@ impl LanguageModel {
     /// When the directory exists and is not empty, or a file cannot be written; nothing is left
     /// behind then.
     pub fn save(&self, directory: impl AsRef<Path>) -> Result<()> {
-        save(directory.as_ref(), self.config(), self.state())
+        save(directory.as_ref(), self.config(), self.state(), None)
+    }
+
+    /// [`LanguageModel::save`] with the files of a tokenizer.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_with(&self, directory: impl AsRef<Path>, tokenizer: &Tokenizer) -> Result<()> {
+        save(
+            directory.as_ref(),
+            self.config(),
+            self.state(),
+            Some(tokenizer),
+        )
     }
 }
 
 /// Writes a directory whose config names the parameters' dtype.
-fn save(directory: &Path, mut config: Map<String, Value>, state: NamedArrays) -> Result<()> {
+fn save(
+    directory: &Path,
+    mut config: Map<String, Value>,
+    state: NamedArrays,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<()> {
     let dtype = state.first().map_or(DType::F32, |(_, a)| a.dtype());
     let torch = match dtype {
         DType::F16 => "float16",
@@ -124,7 +142,7 @@ fn save(directory: &Path, mut config: Map<String, Value>, state: NamedArrays) ->
     };
     config.insert("dtype".into(), torch.into());
     config.insert("torch_dtype".into(), torch.into());
-    write_directory(directory, &config, &state)
+    write_directory(directory, &config, &state, tokenizer)
 }
 
 impl Bert {
@@ -149,7 +167,12 @@ impl Bert {
     /// # Errors
     /// As [`LanguageModel::save`].
     pub fn save(&self, directory: impl AsRef<Path>) -> Result<()> {
-        save(directory.as_ref(), self.config().to_json(), self.state())
+        save(
+            directory.as_ref(),
+            self.config().to_json(),
+            self.state(),
+            None,
+        )
     }
 }
 
@@ -180,6 +203,7 @@ fn write_directory(
     directory: &Path,
     config: &Map<String, Value>,
     state: &[(String, Array)],
+    tokenizer: Option<&Tokenizer>,
 ) -> Result<()> {
     let occupied = std::fs::read_dir(directory).is_ok_and(|mut d| d.next().is_some());
     if occupied || directory.is_file() {
@@ -202,6 +226,9 @@ fn write_directory(
         std::fs::write(&path, text + "\n").map_err(io("write", &path))?;
         let metadata = [("format".to_string(), "pt".to_string())].into();
         entrenar_io::write_safetensors(beside.join("model.safetensors"), state, &metadata)?;
+        if let Some(tokenizer) = tokenizer {
+            tokenizer.copy_to(&beside)?;
+        }
         if directory.is_dir() {
             std::fs::remove_dir(directory).map_err(io("replace", directory))?;
         }

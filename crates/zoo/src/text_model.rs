@@ -6,11 +6,13 @@
 
 use std::path::Path;
 
-use entrenar_core::{DType, Error, Result};
+use entrenar_core::ops::loss::Reduction;
+use entrenar_core::{DType, Error, Result, Tensor, no_grad};
+use entrenar_nn::Ctx;
 use serde_json::{Map, Value, json};
 
 use crate::pretrained::{LanguageModel, read_config};
-use crate::{ChatTemplate, Sampling, Tokenizer, generate};
+use crate::{ChatTemplate, LmInput, Sampling, Tokenizer, generate};
 
 /// A language model and its tokenizer.
 pub struct TextModel {
@@ -118,6 +120,39 @@ impl TextModel {
             on_text(&rest);
         }
         Ok(())
+    }
+
+    /// The mean loss of a text's tokens in nats, each given those before it in its window, and
+    /// their number. Windows as long as the context (or `longest`) follow one another.
+    ///
+    /// # Errors
+    /// When the text has fewer than two tokens.
+    pub fn evaluate(&self, text: &str, longest: Option<usize>) -> Result<(f64, usize)> {
+        let tokens = self.tokenizer.encode(text, true)?;
+        let model = self.model.as_causal();
+        let window = longest.unwrap_or(2048).min(model.context()).max(1);
+        let targets = tokens.len().saturating_sub(1);
+        if targets == 0 {
+            return Err(Error::argument(
+                "evaluate",
+                "a text of at least two tokens",
+                format!("{} tokens", tokens.len()),
+            ));
+        }
+        let row = |part: &[u32]| {
+            let part: Vec<i64> = part.iter().map(|&t| i64::from(t)).collect();
+            let length = part.len();
+            Tensor::from_vec(part, [1, length])
+        };
+        let mut sum = 0.0;
+        for start in (0..targets).step_by(window) {
+            let end = (start + window).min(targets);
+            let (x, y) = (row(&tokens[start..end])?, row(&tokens[start + 1..end + 1])?);
+            let cx = &mut Ctx::eval();
+            let loss = no_grad(|| model.loss(&x, &y, Reduction::Sum, LmInput::default(), cx))?;
+            sum += f64::from(loss.item::<f32>()?);
+        }
+        Ok((sum / targets as f64, targets))
     }
 
     /// The tokenizer's chat template with its special tokens.

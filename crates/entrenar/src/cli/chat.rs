@@ -1,9 +1,7 @@
 //! `entrenar chat`: a conversation with a language model, on a terminal or line by line from a file.
 
 use super::generate::SamplingArgs;
-use super::{Failure, Output, print, refuse_adapter};
-use entrenar::DType;
-use entrenar::zoo::TextModel;
+use super::{Failure, Output, print, text_model};
 use serde_json::{Value, json};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
@@ -28,8 +26,7 @@ pub(crate) struct Args {
 
 /// Prints each answer as it comes. Standard output holds only the answers.
 pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
-    refuse_adapter(args.adapter.as_deref())?;
-    let model = TextModel::open(&args.model, Some(DType::F32))?;
+    let model = text_model(&args.model, args.adapter.as_deref())?;
     let template = model.chat_template()?;
     let begin = || -> Vec<Value> {
         let system = args.system.iter();

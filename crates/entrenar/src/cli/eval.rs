@@ -1,17 +1,18 @@
 //! `entrenar eval`: the loss and metrics of a trained model on all of some data.
 
 use super::train::fields;
-use super::{Failure, Output, json, print, refuse_adapter};
+use super::{Failure, Output, json, print, refuse_adapter, text_model};
 use entrenar::train::trainer::TrainedModel;
+use entrenar::zoo::TextModel;
 use std::path::PathBuf;
 
 /// Measure a trained model on data
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The model: the `model` directory of a run
+    /// The model: the `model` directory of a run, or a model directory as published on a hub
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// The data, in the format that the model was trained on: a file, a quoted pattern, or a directory of IDX files
+    /// The data, in the format that the model was trained on (text for a published language model): a file, a quoted pattern, or a directory of IDX files
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// An adapter to apply to the model
@@ -21,6 +22,9 @@ pub(crate) struct Args {
 
 /// Prints one line per metric, or one JSON object.
 pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
+    if TextModel::is_in(&args.model) {
+        return text(args, output);
+    }
     refuse_adapter(args.adapter.as_deref())?;
     let model = TrainedModel::open(&args.model)?;
     let evaluation = model.evaluate(&super::text(&args.data)?)?;
@@ -33,4 +37,21 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
     }
     lines.push_str(&format!("targets {}\n", evaluation.targets));
     print(&lines)
+}
+
+/// The loss of a published language model on a text file.
+fn text(args: &Args, output: Output) -> Result<(), Failure> {
+    let model = text_model(&args.model, args.adapter.as_deref())?;
+    let text = std::fs::read_to_string(&args.data)
+        .map_err(|e| Failure::Run(format!("{}: {e}", args.data.display())))?;
+    let (loss, targets) = model.evaluate(&text, None)?;
+    let perplexity = loss.exp();
+    if output.json {
+        let values =
+            serde_json::json!({"loss": loss, "perplexity": perplexity, "targets": targets});
+        return print(&json(&values)?);
+    }
+    print(&format!(
+        "loss {loss:.6}\nperplexity {perplexity:.6}\ntargets {targets}\n"
+    ))
 }

@@ -1,7 +1,6 @@
 //! `entrenar generate`: a prompt and text that continues it. Standard output holds only the text.
 
-use super::{Failure, Output, json, print, print_bytes, refuse_adapter};
-use entrenar::DType;
+use super::{Failure, Output, json, print, print_bytes, refuse_adapter, text_model};
 use entrenar::train::trainer::TrainedModel;
 use entrenar::zoo::{Sampling, TextModel};
 use serde_json::json;
@@ -87,7 +86,6 @@ impl SamplingArgs {
 
 /// Prints the prompt and its continuation as it comes, then a line break.
 pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
-    refuse_adapter(args.adapter.as_deref())?;
     let mut text = Vec::new();
     let mut trouble = None;
     let mut hand_over = |bytes: &[u8]| {
@@ -105,11 +103,12 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
         trouble.is_none()
     };
     if TextModel::is_in(&args.model) {
-        let model = TextModel::open(&args.model, Some(DType::F32))?;
+        let model = text_model(&args.model, args.adapter.as_deref())?;
         model.generate(&args.prompt, &args.sampling.sampling(), |text| {
             hand_over(text.as_bytes())
         })?;
     } else {
+        refuse_adapter(args.adapter.as_deref())?;
         let model = TrainedModel::open(&args.model)?;
         model.generate(&args.prompt, &args.sampling.sampling(), hand_over)?;
     }

@@ -10,6 +10,7 @@ mod eval;
 mod generate;
 mod init;
 mod inspect;
+mod merge_adapter;
 mod outcome;
 mod predict;
 mod schema;
@@ -18,6 +19,9 @@ mod train;
 pub(crate) use outcome::{Failure, json, print, print_bytes};
 
 use clap::{Parser, Subcommand};
+use entrenar::DType;
+use entrenar::tune::lora;
+use entrenar::zoo::TextModel;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
@@ -55,6 +59,7 @@ enum Command {
     Predict(predict::Args),
     Generate(generate::Args),
     Chat(chat::Args),
+    MergeAdapter(merge_adapter::Args),
     Inspect(inspect::Args),
     Init(init::Args),
     Schema(schema::Args),
@@ -93,14 +98,25 @@ pub(crate) fn text(path: &Path) -> Result<String, Failure> {
         .ok_or_else(|| Failure::Usage(format!("--data: the path is not UTF-8: {}", path.display())))
 }
 
-/// Adapters are not in this version; to ignore one would give another model's numbers.
+/// Runs of ours have no adapters; to ignore one would give another model's numbers.
 pub(crate) fn refuse_adapter(adapter: Option<&Path>) -> Result<(), Failure> {
     match adapter {
         None => Ok(()),
         Some(_) => Err(Failure::Usage(
-            "--adapter is not supported by this version".to_owned(),
+            "--adapter goes with a model directory as published on a hub (its config.json has a model_type)"
+                .to_owned(),
         )),
     }
+}
+
+/// A published model with its tokenizer, in f32, an adapter merged into it.
+pub(crate) fn text_model(model: &Path, adapter: Option<&Path>) -> Result<TextModel, Failure> {
+    let mut opened = TextModel::open(model, Some(DType::F32))?;
+    if let Some(adapter) = adapter {
+        lora::load_adapter(&mut opened.model, adapter)?;
+        lora::merge(&mut opened.model)?;
+    }
+    Ok(opened)
 }
 
 /// Whether standard error takes colours: a terminal, and NO_COLOR (no-color.org) unset or empty.
@@ -168,6 +184,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Predict(args) => predict::run(args, output),
         Command::Generate(args) => generate::run(args, output),
         Command::Chat(args) => chat::run(args, output),
+        Command::MergeAdapter(args) => merge_adapter::run(args, output),
         Command::Inspect(args) => inspect::run(args, output),
         Command::Init(args) => init::run(args),
         Command::Schema(args) => schema::run(args),
