@@ -1,28 +1,17 @@
 //! Matrix products, batched, of operands in any layout.
 //!
-//! f32 and f64 run `crate::gemm` on panels of the output, one panel per part of the thread team.
-//! 16-bit floats are widened to f32 and rounded once; integers run plain loops in i64 (wrapping,
-//! as in PyTorch).
+//! Floats run `crate::gemm`; bf16 and f16 sums are f32 and rounded once. Integers run plain loops in
+//! i64 (wrapping, as in PyTorch). [`crate::product`] mixes dtypes and adds what follows a product.
 //!
-//! Panels cut rows and columns, never the inner dimension: an element has the same bits whatever
-//! the cut, so the cut may follow the number of threads. A test holds this.
+//! An element has the same bits however the work was cut, so the cut may follow the number of
+//! threads. A test holds this.
 
 use entrenar_base::{Array, DType, Element, Error, Result, Shape, dispatch};
 use smallvec::SmallVec;
 
-use crate::alloc::Scratch;
-use crate::cast;
-use crate::gemm::{GemmFloat, Operand, gemm};
-use crate::team::{self, Shared};
-
-/// Floating-point operations per nanosecond expected of one core.
-const FLOPS_PER_NS: f64 = 60.0;
-/// Work below this stays on one thread (nanoseconds).
-const PARALLEL_NS: f64 = 25_000.0;
-/// Panels keep more rows or columns than this, so that packing stays a small part of the work.
-const SMALL: usize = 64;
-/// Panel borders fall on multiples of this.
-const ALIGN: usize = 16;
+use crate::gemm::{Batch, GemmFloat, Kind, Out, Problem, Right, Rows, Source, multiply};
+use crate::product::{Compute, Options, product, product_acc};
+use crate::team;
 
 /// `a[batch…, m, k] · b[batch…, k, n]` → `[batch…, m, n]`.
 ///
@@ -47,11 +36,12 @@ pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
         DType::F32 => Array::try_build(shape, |out: &mut [f32]| products(&sizes, a, b, out, false)),
         DType::F64 => Array::try_build(shape, |out: &mut [f64]| products(&sizes, a, b, out, false)),
         DType::F16 | DType::BF16 => {
-            let (wide_a, wide_b) = (cast::cast(a, DType::F32)?, cast::cast(b, DType::F32)?);
-            let sizes = Sizes::of(&wide_a, &wide_b)?;
-            let mut sum = Scratch::<f32>::new(shape.checked_numel()?);
-            products(&sizes, &wide_a, &wide_b, &mut sum, false)?;
-            round(&sum, shape, a.dtype())
+            let compute = natural(a.dtype());
+            let options = Options {
+                compute,
+                ..Options::default()
+            };
+            Ok(product(a, b, &options)?.output)
         }
         dtype => dispatch!(dtype, T => Array::try_build(shape, |out: &mut [T]| {
             integers::<T>(&sizes, a, b, out, false)
@@ -77,41 +67,33 @@ pub fn matmul_acc(target: &mut Array, a: &Array, b: &Array) -> Result<()> {
     match a.dtype() {
         DType::F32 => products(&sizes, a, b, target.make_mut::<f32>()?, true),
         DType::F64 => products(&sizes, a, b, target.make_mut::<f64>()?, true),
-        DType::F16 | DType::BF16 => {
-            let (wide_a, wide_b) = (cast::cast(a, DType::F32)?, cast::cast(b, DType::F32)?);
-            let sizes = Sizes::of(&wide_a, &wide_b)?;
-            // The sum is rounded once, old value included.
-            let mut sum = Scratch::<f32>::new(target.numel());
-            let wide = cast::cast(target, DType::F32)?;
-            sum.copy_from_slice(wide.as_slice::<f32>()?);
-            products(&sizes, &wide_a, &wide_b, &mut sum, true)?;
-            *target = round(&sum, shape, a.dtype())?;
-            Ok(())
-        }
+        // The sum is rounded once, old value included.
+        DType::F16 | DType::BF16 => product_acc(target, a, b, natural(a.dtype())),
         dtype => dispatch!(dtype, T => integers::<T>(&sizes, a, b, target.make_mut::<T>()?, true)),
     }
 }
 
-fn round(sum: &[f32], shape: Shape, dtype: DType) -> Result<Array> {
-    dispatch!(dtype, D => Array::try_build(shape, |out: &mut [D]| {
-        let n = out.len();
-        team::split_mut(out, n, 0.2, |range, out| cast::convert(&sum[range], out));
-        Ok(())
-    }))
+/// The precision that changes no operand of a 16-bit dtype.
+fn natural(dtype: DType) -> Compute {
+    if dtype == DType::BF16 {
+        Compute::Bf16
+    } else {
+        Compute::F32
+    }
 }
 
 /// Sizes and strides of a product. Element (i, p) of batch `j` of `a` lies at
 /// `a_starts(j) + i · a_row + p · a_column`.
-struct Sizes {
+pub(crate) struct Sizes {
     batch: SmallVec<[usize; 6]>,
-    m: usize,
-    n: usize,
-    k: usize,
-    a: Steps,
-    b: Steps,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub a: Steps,
+    pub b: Steps,
 }
 
-struct Steps {
+pub(crate) struct Steps {
     offset: usize,
     row: isize,
     column: isize,
@@ -127,6 +109,15 @@ impl Steps {
             row: strides[r - 2],
             column: strides[r - 1],
             batch: SmallVec::from_slice(&strides[..r - 2]),
+        }
+    }
+
+    fn source(&self, data: *const u8, kind: Kind) -> Source {
+        Source {
+            data,
+            kind,
+            row: self.row,
+            column: self.column,
         }
     }
 
@@ -154,12 +145,18 @@ impl Sizes {
         if a.dtype() == DType::Bool {
             return Err(Error::dtype("matmul", "a numeric dtype", DType::Bool));
         }
+        Sizes::fitting("matmul", a, b)
+    }
+
+    /// The sizes of a product of any two dtypes.
+    #[track_caller]
+    pub fn fitting(op: &str, a: &Array, b: &Array) -> Result<Sizes> {
         let (ra, rb) = (a.rank(), b.rank());
         let (da, db) = (a.dims(), b.dims());
         let fits = ra >= 2 && ra == rb && da[..ra - 2] == db[..rb - 2] && da[ra - 1] == db[rb - 2];
         if !fits {
             return Err(Error::shape(
-                "matmul",
+                op,
                 "shapes [batch…, m, k] and [batch…, k, n]",
                 format!("{} and {}", a.shape(), b.shape()),
             ));
@@ -174,55 +171,60 @@ impl Sizes {
         })
     }
 
-    fn shape(&self, a: &Array) -> Shape {
+    /// The sizes of a product whose right operand is one matrix `(k, n)`: all leading dimensions of
+    /// `a`, a matrix or more, are rows of it when they lie so, else it is repeated.
+    #[track_caller]
+    pub fn with_matrix(op: &str, a: &Array, (k, n): (usize, usize)) -> Result<Sizes> {
+        let r = a.rank();
+        if r < 2 || a.dims()[r - 1] != k {
+            let expected = format!("a shape [batch…, m, {k}] for a matrix [{k}, {n}]");
+            return Err(Error::shape(op, expected, a.shape()));
+        }
+        Ok(Sizes {
+            batch: SmallVec::from_slice(&a.dims()[..r - 2]),
+            m: a.dims()[r - 2],
+            n,
+            k,
+            a: Steps::of(a),
+            b: Steps {
+                offset: 0,
+                row: 0,
+                column: 0,
+                batch: SmallVec::from_elem(0, r - 2),
+            },
+        })
+    }
+
+    pub fn shape(&self, a: &Array) -> Shape {
         let mut shape = a.shape().clone();
         let last = shape.rank() - 1;
         shape.dims_mut()[last] = self.n;
         shape
     }
 
-    fn batches(&self) -> usize {
+    pub fn batches(&self) -> usize {
         self.batch.iter().product()
     }
 
-    /// Panels per matrix: (along rows, along columns). No element's value depends on it.
-    fn grid(&self, batches: usize) -> (usize, usize) {
-        let (m, n) = (self.m, self.n);
-        let ns = 2.0 * m as f64 * n as f64 * self.k as f64 / FLOPS_PER_NS;
-        let threads = team::threads();
-        if threads == 1 || ns * (batches as f64) < PARALLEL_NS || m.min(n) < 2 {
-            return (1, 1);
-        }
-        // Enough panels that every thread has one, none below a useful size.
-        let wanted = threads.div_ceil(batches.min(threads));
-        let most = ((ns / (PARALLEL_NS / 3.0)) as usize).clamp(1, wanted);
-        let (mut rows, mut columns) = (1, 1);
-        while rows * columns < most {
-            // Halving the longer side of the panel repeats the least packing.
-            let (height, width) = (m.div_ceil(rows), n.div_ceil(columns));
-            if height >= width && height / 2 > SMALL {
-                rows = next_count(rows, most / columns);
-            } else if width / 2 > SMALL {
-                columns = next_count(columns, most / rows);
-            } else if height / 2 > SMALL {
-                rows = next_count(rows, most / columns);
-            } else {
-                break;
-            }
-        }
-        (rows, columns)
+    /// The left operands, `data` being the first element of their storage.
+    pub fn left(&self, data: *const u8, kind: Kind) -> Source {
+        self.a.source(data, kind)
     }
-}
 
-/// The next number of cuts: doubled, or up to `limit` exactly when that comes first.
-fn next_count(count: usize, limit: usize) -> usize {
-    (count * 2).min(limit.max(count + 1))
-}
+    /// The right operands.
+    pub fn right(&self, data: *const u8, kind: Kind) -> Source {
+        self.b.source(data, kind)
+    }
 
-/// The `i`-th of `count` ranges of `0..size`, borders on multiples of [`ALIGN`].
-fn panel(i: usize, count: usize, size: usize) -> std::ops::Range<usize> {
-    let step = size.div_ceil(count).next_multiple_of(ALIGN);
-    (i * step).min(size)..((i + 1) * step).min(size)
+    /// The left operand of product number `j`.
+    pub fn left_of(&self, a: Source, j: usize) -> Source {
+        a.moved(self.a.start(&self.batch, j))
+    }
+
+    /// The right operand of product number `j`.
+    pub fn right_of(&self, b: Source, j: usize) -> Source {
+        b.moved(self.b.start(&self.batch, j))
+    }
 }
 
 /// All products of a batch into contiguous `out`; adds to it when `accumulate`.
@@ -233,101 +235,38 @@ fn products<T: GemmFloat>(
     out: &mut [T],
     accumulate: bool,
 ) -> Result<()> {
-    let (m, n, k) = (s.m, s.n, s.k);
-    if out.is_empty() {
-        return Ok(());
-    }
-    if k == 0 {
-        if !accumulate {
-            out.fill(T::ZERO);
-        }
-        return Ok(());
-    }
-    let (a, b) = (a.view::<T>()?.data(), b.view::<T>()?.data());
-    let batches = s.batches();
-    let (rows, columns) = s.grid(batches);
-    let per_matrix = rows * columns;
-    let shared = Shared::new(out);
-    let ns = 2.0 * m as f64 * n as f64 * k as f64 / FLOPS_PER_NS / per_matrix as f64;
-    team::split(batches * per_matrix, ns, |range| {
-        for item in range {
-            let (j, cell) = (item / per_matrix, item % per_matrix);
-            let r = panel(cell / columns, rows, m);
-            let c = panel(cell % columns, columns, n);
-            if r.is_empty() || c.is_empty() {
-                continue;
-            }
-            let at_a = s.a.start(&s.batch, j) + r.start as isize * s.a.row;
-            let at_b = s.b.start(&s.batch, j) + c.start as isize * s.b.column;
-            let to = (j * m + r.start) * n + c.start;
-            let one = One {
-                m: r.len(),
-                n: c.len(),
-                k,
-                a: Matrix {
-                    data: a,
-                    at: at_a as usize,
-                    row: s.a.row,
-                    column: s.a.column,
-                },
-                b: Matrix {
-                    data: b,
-                    at: at_b as usize,
-                    row: s.b.row,
-                    column: s.b.column,
-                },
-                width: n,
-            };
-            // SAFETY: panels are disjoint rectangles of `out`, which lie inside it.
-            unsafe { one.run(&shared, to, accumulate) };
-        }
-    });
+    // Views check dtypes; layouts were checked when the arrays were made.
+    let a = s.left(a.view::<T>()?.data().as_ptr().cast(), T::KIND);
+    let b = s.right(b.view::<T>()?.data().as_ptr().cast(), T::KIND);
+    let c = Rows {
+        data: out.as_mut_ptr().cast(),
+        kind: T::KIND,
+    };
+    let at = |j: usize| Problem::<T::Engine> {
+        k: s.k,
+        alpha: T::ONE,
+        a: s.left_of(a, j),
+        b: Right::Strided(s.right_of(b, j)),
+        round: false,
+        out: Out {
+            c: c.at(j * s.m * s.n).cast(),
+            width: s.n,
+            accumulate,
+            finish: None,
+            first_row: j * s.m,
+        },
+    };
+    let batch = Batch {
+        count: s.batches(),
+        m: s.m,
+        n: s.n,
+        k: s.k,
+        at: &at,
+    };
+    // SAFETY: the layouts of both operands were checked when their arrays were made, and `out` has
+    // the shape of the products.
+    unsafe { multiply(&batch) };
     Ok(())
-}
-
-#[derive(Clone, Copy)]
-struct Matrix<'a, T> {
-    data: &'a [T],
-    at: usize,
-    row: isize,
-    column: isize,
-}
-
-/// One product of an m × k and a k × n matrix into rows `width` apart.
-struct One<'a, T> {
-    m: usize,
-    n: usize,
-    k: usize,
-    a: Matrix<'a, T>,
-    b: Matrix<'a, T>,
-    width: usize,
-}
-
-impl<T: GemmFloat> One<'_, T> {
-    /// # Safety
-    /// Rows `to + i · width .. + n` of `out` exist and nobody else uses them.
-    unsafe fn run(&self, out: &Shared<'_, T>, to: usize, accumulate: bool) {
-        let operand = |x: Matrix<'_, T>| Operand {
-            // SAFETY: the first element lies inside the storage; panels are not empty.
-            data: unsafe { x.data.as_ptr().add(x.at) },
-            row: x.row,
-            column: x.column,
-        };
-        // SAFETY: the layouts of both operands were checked when their arrays were made, and
-        // panels stay inside them; the output's rows are ours by the caller's promise.
-        unsafe {
-            let first = out.slice(to..to + self.n).as_mut_ptr();
-            gemm(
-                (self.m, self.n, self.k),
-                T::ONE,
-                operand(self.a),
-                operand(self.b),
-                first,
-                self.width,
-                accumulate,
-            );
-        }
-    }
 }
 
 /// Integer products, wrapping in i64 and then in the dtype.

@@ -7,11 +7,18 @@
 //!
 //! All arithmetic after the operands are read is f32; each output is rounded once.
 
-use entrenar_base::{Array, DType, Error, Result, Shape};
+use entrenar_base::{Array, DType, Error, Result, Shape, dispatch};
 
+use crate::alloc::Scratch;
 use crate::cast::cast;
-use crate::matmul::{matmul, matmul_acc};
-use crate::pointwise::{Binary, Compute as Lane, Program, Source, Step, Unary, binary, run};
+use crate::copy::contiguous;
+use crate::gemm::{
+    Batch, Engine, Epilogue, Finish, Kind, Out, Problem, Right, Rows, Single, Source, multiply,
+    packed,
+};
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::{Dot, has_dot};
+use crate::matmul::Sizes;
 
 /// The precision that operands are multiplied in; sums are f32 always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -47,8 +54,8 @@ pub enum Activation {
 pub struct Options<'a> {
     /// Precision of the operands.
     pub compute: Compute,
-    /// Dtype of the output: f32, bf16 or f16. By default that of `a` and `b` when they agree,
-    /// else f32.
+    /// Dtype of the output: f32, bf16 or f16. By default that of `a` and `b` when they are arrays of
+    /// one dtype, else f32.
     pub output: Option<DType>,
     /// Factor of the product.
     pub alpha: f32,
@@ -109,28 +116,52 @@ pub struct Product {
 /// # Ok::<(), entrenar_base::Error>(())
 /// ```
 #[track_caller]
-pub fn product(a: &Array, b: &Array, options: &Options<'_>) -> Result<Product> {
-    let output = check(a, b, options)?;
-    let (a, b) = (rounded(a, options.compute)?, rounded(b, options.compute)?);
-    let mut sum = matmul(&a, &b)?;
-    if options.alpha != 1.0 {
-        let factor = Array::full(Shape::scalar(), options.alpha).broadcast_to(sum.shape())?;
-        sum = binary(Binary::Mul, Lane::F32, &sum, &factor, DType::F32)?;
-    }
-    if let Some(bias) = options.bias {
-        let bias = bias.broadcast_to(sum.shape())?;
-        sum = binary(Binary::Add, Lane::F32, &sum, &bias, DType::F32)?;
-    }
-    let preactivation = match options.preactivation {
-        Some(dtype) => Some(cast(&sum, dtype)?),
+pub fn product<'b>(a: &Array, b: impl Into<Factor<'b>>, options: &Options<'_>) -> Result<Product> {
+    let b = b.into();
+    let (output, sizes) = check(a, b, options)?;
+    let shape = sizes.shape(a);
+    let bias = match options.bias {
+        Some(bias) => Some(cast(bias, DType::F32)?),
         None => None,
     };
-    sum = activated(sum, options.activation)?;
-    if let Some(residual) = options.residual {
-        sum = binary(Binary::Add, Lane::F32, &sum, residual, DType::F32)?;
-    }
+    let residual = match options.residual {
+        Some(residual) => Some(contiguous(residual)?),
+        None => None,
+    };
+    let mut preactivation = None;
+    let bare = bias.is_none()
+        && residual.is_none()
+        && options.activation == Activation::None
+        && output == DType::F32;
+    let fill = |output: Rows, preactivation: Option<Rows>| {
+        let finish = Epilogue {
+            width: sizes.n,
+            bias: bias.as_ref().map(Array::as_slice::<f32>).transpose()?,
+            activation: options.activation,
+            residual: residual.as_ref().map(rows_of).transpose()?,
+            preactivation,
+            output,
+        };
+        let finish = (!bare || preactivation.is_some()).then_some(&finish);
+        let job = Job {
+            sizes: &sizes,
+            compute: options.compute,
+            alpha: options.alpha,
+            accumulate: false,
+            output,
+            finish,
+        };
+        job.run(a, b)
+    };
+    let output = build(output, &shape, &mut |rows| match options.preactivation {
+        None => fill(rows, None),
+        Some(dtype) => {
+            preactivation = Some(build(dtype, &shape, &mut |other| fill(rows, Some(other)))?);
+            Ok(())
+        }
+    })?;
     Ok(Product {
-        output: cast(&sum, output)?,
+        output,
         preactivation,
     })
 }
@@ -149,72 +180,227 @@ pub fn product_acc(target: &mut Array, a: &Array, b: &Array, compute: Compute) -
         residual: Some(target),
         ..Options::default()
     };
-    check(a, b, &options)?;
-    let (a, b) = (rounded(a, compute)?, rounded(b, compute)?);
-    if target.dtype() == DType::F32 {
-        return matmul_acc(target, &a, &b);
-    }
-    let mut sum = cast(target, DType::F32)?;
-    matmul_acc(&mut sum, &a, &b)?;
-    *target = cast(&sum, target.dtype())?;
-    Ok(())
-}
-
-fn rounded(x: &Array, compute: Compute) -> Result<Array> {
-    let x = match compute {
-        Compute::F32 => x.clone(),
-        Compute::Bf16 => cast(x, DType::BF16)?,
+    let (dtype, sizes) = check(a, b.into(), &options)?;
+    let kind = Kind::of(dtype).expect("checked");
+    let data = dispatch!(dtype, T => target.make_mut::<T>()?.as_mut_ptr().cast::<u8>());
+    let output = Rows { data, kind };
+    let finish = Epilogue {
+        width: sizes.n,
+        bias: None,
+        activation: Activation::None,
+        residual: None,
+        preactivation: None,
+        output,
     };
-    cast(&x, DType::F32)
+    let job = Job {
+        sizes: &sizes,
+        compute,
+        alpha: 1.0,
+        accumulate: true,
+        output,
+        finish: (kind != Kind::F32).then_some(&finish),
+    };
+    job.run(a, b.into())
 }
 
-fn activated(x: Array, activation: Activation) -> Result<Array> {
-    match definition(activation) {
-        Some(p) => run(&p.compile(), Lane::F32, &[&x], DType::F32),
-        None => Ok(x),
+/// A new array whose elements `fill` writes.
+fn build(dtype: DType, shape: &Shape, fill: &mut dyn FnMut(Rows) -> Result<()>) -> Result<Array> {
+    let kind = Kind::of(dtype).expect("checked");
+    dispatch!(dtype, T => Array::try_build(shape, |out: &mut [T]| {
+        fill(Rows { data: out.as_mut_ptr().cast(), kind })
+    }))
+}
+
+/// The elements of a contiguous array.
+fn rows_of(x: &Array) -> Result<Rows> {
+    let kind = Kind::of(x.dtype()).expect("checked");
+    // Nothing writes through the pointer of an input.
+    let data = dispatch!(x.dtype(), T => x.as_slice::<T>()?.as_ptr().cast::<u8>().cast_mut());
+    Ok(Rows { data, kind })
+}
+
+/// The first element of an array's storage.
+fn storage(x: &Array) -> Result<(*const u8, Kind)> {
+    let kind = Kind::of(x.dtype()).expect("checked");
+    let data = dispatch!(x.dtype(), T => x.view::<T>()?.data().as_ptr().cast::<u8>());
+    Ok((data, kind))
+}
+
+/// A checked product, its outputs ready.
+struct Job<'a> {
+    sizes: &'a Sizes,
+    compute: Compute,
+    alpha: f32,
+    accumulate: bool,
+    output: Rows,
+    /// What follows; without it the output is f32.
+    finish: Option<&'a Epilogue<'a>>,
+}
+
+impl Job<'_> {
+    fn run(&self, a: &Array, b: Factor<'_>) -> Result<()> {
+        let (data, kind) = storage(a)?;
+        let a = self.sizes.left(data, kind);
+        match b {
+            Factor::Array(b) => {
+                let (data, kind) = storage(b)?;
+                let b = self.sizes.right(data, kind);
+                #[cfg(target_arch = "x86_64")]
+                if self.compute == Compute::Bf16 && has_dot() {
+                    self.multiply::<Dot>(a, Right::Strided(b));
+                    return Ok(());
+                }
+                self.multiply::<Single>(a, Right::Strided(b));
+            }
+            Factor::Packed(b) => match &b.values {
+                Values::Single(data) => {
+                    self.multiply::<Single>(a, Right::Packed { data, first: 0 })
+                }
+                #[cfg(target_arch = "x86_64")]
+                Values::Dot(data) => self.multiply::<Dot>(a, Right::Packed { data, first: 0 }),
+            },
+        }
+        Ok(())
+    }
+
+    fn multiply<E: Engine<S = f32>>(&self, a: Source, b: Right<'_, E>) {
+        let s = self.sizes;
+        let at = |j: usize| Problem::<E> {
+            k: s.k,
+            alpha: self.alpha,
+            a: s.left_of(a, j),
+            b: match b {
+                Right::Strided(b) => Right::Strided(s.right_of(b, j)),
+                packed => packed,
+            },
+            round: self.compute == Compute::Bf16,
+            out: Out {
+                c: self.output.at(j * s.m * s.n).cast(),
+                width: s.n,
+                accumulate: self.accumulate,
+                finish: self.finish.map(|f| f as &dyn Finish<f32>),
+                first_row: j * s.m,
+            },
+        };
+        let batch = Batch {
+            count: s.batches(),
+            m: s.m,
+            n: s.n,
+            k: s.k,
+            at: &at,
+        };
+        // SAFETY: the layouts of the operands were checked when their arrays were made; the outputs
+        // are contiguous, have the product's shape and are written by nobody else.
+        unsafe { multiply(&batch) };
     }
 }
 
-/// The formula of an activation; none for the identity.
-fn definition(activation: Activation) -> Option<Program> {
-    use Source::{Input, Temp};
-    use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
-    let c = Source::constant;
-    let x = Input(0);
-    let mul = |a, b| Step::Binary(Binary::Mul, a, b);
-    let add = |a, b| Step::Binary(Binary::Add, a, b);
-    let steps = match activation {
-        Activation::None => return None,
-        Activation::Relu => vec![
-            Step::Binary(Binary::Le, x, c(0.0)),
-            Step::Select(Temp(0), c(0.0), x),
-        ],
-        Activation::Silu => vec![Step::Unary(Unary::Sigmoid, x), mul(x, Temp(0))],
-        Activation::Gelu => vec![
-            mul(x, c(FRAC_1_SQRT_2)),
-            Step::Unary(Unary::Erf, Temp(0)),
-            add(c(1.0), Temp(1)),
-            mul(c(0.5), x),
-            mul(Temp(3), Temp(2)),
-        ],
-        Activation::GeluTanh => vec![
-            mul(x, x),
-            mul(Temp(0), x),
-            mul(c(0.044_715), Temp(1)),
-            add(x, Temp(2)),
-            mul(c(FRAC_2_SQRT_PI * FRAC_1_SQRT_2), Temp(3)),
-            Step::Unary(Unary::Tanh, Temp(4)),
-            add(c(1.0), Temp(5)),
-            mul(c(0.5), x),
-            mul(Temp(7), Temp(6)),
-        ],
-    };
-    let last = steps.len() - 1;
-    Some(Program {
-        inputs: 1,
-        steps,
-        result: Temp(last as u8),
-    })
+/// A right operand: an array, or one that was packed before.
+#[derive(Clone, Copy, Debug)]
+pub enum Factor<'a> {
+    /// `[batch…, k, n]`, in any layout.
+    Array(&'a Array),
+    /// `[k, n]`.
+    Packed(&'a PackedMatrix),
+}
+
+impl<'a> From<&'a Array> for Factor<'a> {
+    fn from(x: &'a Array) -> Self {
+        Factor::Array(x)
+    }
+}
+
+impl<'a> From<&'a PackedMatrix> for Factor<'a> {
+    fn from(x: &'a PackedMatrix) -> Self {
+        Factor::Packed(x)
+    }
+}
+
+/// A right operand in the form that kernels read: for a weight that several products share.
+///
+/// It holds a copy of the values, in 4 bytes each or, where bf16 is multiplied as such, in 2.
+/// Products with it have the bits of products with the array.
+pub struct PackedMatrix {
+    k: usize,
+    n: usize,
+    compute: Compute,
+    values: Values,
+}
+
+enum Values {
+    Single(Scratch<f32>),
+    #[cfg(target_arch = "x86_64")]
+    Dot(Scratch<i32>),
+}
+
+impl std::fmt::Debug for PackedMatrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "PackedMatrix [{}, {}], {:?}",
+            self.k, self.n, self.compute
+        )
+    }
+}
+
+impl PackedMatrix {
+    /// Packs `b[k, n]`: f32, bf16 or f16, in any layout (a transposed view packs the transpose).
+    /// Products with it compute in `compute`, whatever their options say.
+    ///
+    /// # Errors
+    /// When `b` is no matrix or its dtype is another.
+    ///
+    /// ```
+    /// use entrenar_base::Array;
+    /// use entrenar_cpu::product::{Compute, Options, PackedMatrix, product};
+    /// let weight = Array::from_vec(vec![1.0f32, 2.0, 3.0, 4.0], [2, 2])?;
+    /// let packed = PackedMatrix::new(&weight.transpose(0, 1)?, Compute::F32)?;
+    /// let x = Array::from_vec(vec![1.0f32, 1.0], [1, 2])?;
+    /// let y = product(&x, &packed, &Options::default())?;
+    /// assert_eq!(y.output.to_vec::<f32>()?, [3.0, 7.0]);
+    /// # Ok::<(), entrenar_base::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn new(b: &Array, compute: Compute) -> Result<PackedMatrix> {
+        if !is_operand(b.dtype()) {
+            return Err(Error::dtype("pack", "f32, bf16 or f16", b.dtype()));
+        }
+        let [k, n] = *b.dims() else {
+            return Err(Error::shape("pack", "a matrix", b.shape()));
+        };
+        let (data, kind) = storage(b)?;
+        let strides = b.layout().strides();
+        let source = Source {
+            data,
+            kind,
+            row: strides[0],
+            column: strides[1],
+        }
+        .moved(b.layout().offset() as isize);
+        let round = compute == Compute::Bf16;
+        // SAFETY: the layout was checked when the array was made.
+        let single = || unsafe { Values::Single(packed::<Single>(source, k, n, round)) };
+        #[cfg(target_arch = "x86_64")]
+        let values = if round && has_dot() {
+            // SAFETY: as above.
+            Values::Dot(unsafe { packed::<Dot>(source, k, n, round) })
+        } else {
+            single()
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let values = single();
+        Ok(PackedMatrix {
+            k,
+            n,
+            compute,
+            values,
+        })
+    }
+
+    /// (k, n).
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.k, self.n)
+    }
 }
 
 /// Dtypes that products read and write.
@@ -224,30 +410,28 @@ fn is_operand(dtype: DType) -> bool {
 
 /// Checks dtypes and shapes; returns the output's dtype.
 #[track_caller]
-fn check(a: &Array, b: &Array, options: &Options<'_>) -> Result<DType> {
+fn check(a: &Array, b: Factor<'_>, options: &Options<'_>) -> Result<(DType, Sizes)> {
     let refused = |dtype| Error::dtype("product", "f32, bf16 or f16", dtype);
-    let optional = [options.bias, options.residual];
-    let arrays = [Some(a), Some(b)].into_iter().chain(optional).flatten();
+    let right = match b {
+        Factor::Array(b) => Some(b),
+        Factor::Packed(_) => None,
+    };
+    let arrays = [Some(a), right, options.bias, options.residual];
+    let arrays = arrays.into_iter().flatten();
     let dtypes = arrays.map(Array::dtype);
     let asked = options.output.into_iter().chain(options.preactivation);
     if let Some(dtype) = dtypes.chain(asked).find(|&d| !is_operand(d)) {
         return Err(refused(dtype));
     }
-    let (ra, rb) = (a.rank(), b.rank());
-    let (da, db) = (a.dims(), b.dims());
-    if ra < 2 || ra != rb || da[..ra - 2] != db[..rb - 2] || da[ra - 1] != db[rb - 2] {
-        return Err(Error::shape(
-            "product",
-            "shapes [batch…, m, k] and [batch…, k, n]",
-            format!("{} and {}", a.shape(), b.shape()),
-        ));
-    }
-    let mut shape = a.shape().clone();
-    shape.dims_mut()[ra - 1] = db[rb - 1];
+    let sizes = match b {
+        Factor::Array(b) => Sizes::fitting("product", a, b)?,
+        Factor::Packed(b) => Sizes::with_matrix("product", a, b.sizes())?,
+    };
+    let shape = sizes.shape(a);
     if let Some(bias) = options.bias
-        && bias.dims() != [db[rb - 1]]
+        && bias.dims() != [sizes.n]
     {
-        let expected = format!("a bias of shape [{}]", db[rb - 1]);
+        let expected = format!("a bias of shape [{}]", sizes.n);
         return Err(Error::shape("product", expected, bias.shape()));
     }
     if let Some(residual) = options.residual
@@ -256,11 +440,11 @@ fn check(a: &Array, b: &Array, options: &Options<'_>) -> Result<DType> {
         let expected = format!("a residual of shape {shape}");
         return Err(Error::shape("product", expected, residual.shape()));
     }
-    Ok(options.output.unwrap_or(if a.dtype() == b.dtype() {
-        a.dtype()
-    } else {
-        DType::F32
-    }))
+    let common = match b {
+        Factor::Array(b) if b.dtype() == a.dtype() => a.dtype(),
+        _ => DType::F32,
+    };
+    Ok((options.output.unwrap_or(common), sizes))
 }
 
 #[cfg(test)]

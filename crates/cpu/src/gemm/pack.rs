@@ -1,58 +1,207 @@
 //! Packing: a strided block becomes slivers that the microkernel reads front to back.
+//!
+//! A sliver is `height` majors (rows of a left operand, columns of a right one) of `depth` steps of
+//! the inner dimension: for each unit of steps, `height` values side by side. Values are converted
+//! on the way, so a product of mixed dtypes needs no pass of its own.
+//!
+//! Here: the functions that run everywhere, and the choice among them and `super::pack512`.
 
-use super::Operand;
-use entrenar_base::Float;
+use entrenar_base::{bf16, f16};
 
-/// Packs `rows × depth` of `from` into slivers of `high` rows: sliver s holds, for each step p,
-/// its `high` elements side by side; missing rows of the last sliver are zeros.
+use super::Kind;
+#[cfg(target_arch = "x86_64")]
+use super::pack512;
+use crate::cast::round_bf16;
+use crate::simd::{Level, level, multiversion};
+
+/// Values that a packing function may write past the end of its sliver.
+pub(super) const SLACK: usize = 16;
+
+/// A block to pack: majors in slivers of `height`, one sliver after the other.
+pub(crate) struct Block<P> {
+    pub from: *const u8,
+    /// Bytes between majors and between steps.
+    pub major: isize,
+    pub step: isize,
+    pub majors: usize,
+    pub depth: usize,
+    pub height: usize,
+    /// The last sliver is as high as its majors, rounded up to a multiple of this.
+    pub align: usize,
+    pub to: *mut P,
+    /// Values from sliver to sliver.
+    pub next: usize,
+}
+
+impl<P> Block<P> {
+    /// (majors that exist, height) of the sliver that begins with a major.
+    #[inline(always)]
+    pub fn sliver(&self, first: usize) -> (usize, usize) {
+        let here = self.height.min(self.majors - first);
+        (here, here.next_multiple_of(self.align))
+    }
+
+    /// Element (major, step), if there is one.
+    #[inline(always)]
+    pub fn at(&self, major: usize, step: usize) -> *const u8 {
+        self.from
+            .wrapping_offset(major as isize * self.major + step as isize * self.step)
+    }
+
+    /// The beginning of the sliver of a first major.
+    #[inline(always)]
+    pub fn sliver_at(&self, first: usize) -> *mut P {
+        self.to.wrapping_add(first / self.height * self.next)
+    }
+}
+
+/// Packs a block. Majors beyond those that exist get any value; where units hold several steps, those
+/// beyond `depth` get zeros.
 ///
 /// # Safety
-/// The block lies inside the operand's memory, and `to` holds `rows` rounded up to `high` times
-/// `depth` elements.
-pub(super) unsafe fn slivers<T: Float>(
-    from: Operand<T>,
-    rows: usize,
-    depth: usize,
-    high: usize,
-    to: &mut [T],
-) {
-    for (i, sliver) in (0..rows)
-        .step_by(high)
-        .zip(to.chunks_exact_mut(high * depth))
-    {
-        let here = (rows - i).min(high);
-        if here < high {
-            sliver.fill(T::ZERO);
+/// The elements are readable; `to` has room for the slivers and [`SLACK`] more values. The processor
+/// has the instructions of the level in use.
+pub(crate) type Packer<P> = unsafe fn(&Block<P>);
+
+/// One element of a source, as the packed form has it.
+trait Read {
+    type P: Copy + Default;
+    const BYTES: usize;
+    /// # Safety
+    /// An element lies at the pointer.
+    unsafe fn read(at: *const u8) -> Self::P;
+}
+
+macro_rules! read {
+    ($name:ident, $T:ty, $P:ty, $convert:expr) => {
+        struct $name;
+        impl Read for $name {
+            type P = $P;
+            const BYTES: usize = size_of::<$T>();
+            #[inline(always)]
+            unsafe fn read(at: *const u8) -> $P {
+                // SAFETY: the caller's promise.
+                let x = unsafe { at.cast::<$T>().read_unaligned() };
+                $convert(x)
+            }
         }
-        // SAFETY: rows `i..i + here` and steps `0..depth` lie inside the block.
-        unsafe {
-            if from.row == 1 {
-                // Each step is a contiguous run.
-                for (p, out) in sliver.chunks_exact_mut(high).enumerate() {
-                    let run = std::slice::from_raw_parts(from.at(i, p), here);
-                    out[..here].copy_from_slice(run);
-                }
-            } else if from.column == 1 {
-                // Each row is a contiguous run: transpose eight steps at a time so that both
-                // sides stay in cache lines.
-                let mut p = 0;
-                while p < depth {
-                    let steps = (depth - p).min(8);
-                    for r in 0..here {
-                        let run = std::slice::from_raw_parts(from.at(i + r, p), steps);
-                        for (s, &v) in run.iter().enumerate() {
-                            *sliver.get_unchecked_mut((p + s) * high + r) = v;
+    };
+}
+
+/// bf16 to f32: bits moved up.
+#[inline(always)]
+fn widen(x: bf16) -> f32 {
+    f32::from_bits(u32::from(x.to_bits()) << 16)
+}
+read!(F64, f64, f64, |x| x);
+read!(F32, f32, f32, |x| x);
+read!(Bf16, bf16, f32, widen);
+read!(F16, f16, f32, f16::to_f32);
+read!(F32Rounded, f32, f32, |x| widen(round_bf16(x)));
+read!(F16Rounded, f16, f32, |x: f16| widen(round_bf16(x.to_f32())));
+
+/// Steps that are turned together where the steps lie side by side, so that both sides stay in
+/// cache lines.
+const TURN: usize = 8;
+
+multiversion! {
+    fn each<R: Read>(b: &Block<R::P>) {
+        for first in (0..b.majors).step_by(b.height) {
+            let (here, height) = b.sliver(first);
+            let to = b.sliver_at(first);
+            // SAFETY: the contract of `Packer`.
+            unsafe {
+                if b.major == R::BYTES as isize {
+                    for p in 0..b.depth {
+                        let row = b.at(first, p);
+                        let out = std::slice::from_raw_parts_mut(to.add(p * height), height);
+                        for (r, out) in out[..here].iter_mut().enumerate() {
+                            *out = R::read(row.add(r * R::BYTES));
                         }
+                        out[here..].fill(R::P::default());
                     }
-                    p += steps;
+                    continue;
                 }
-            } else {
-                for (p, out) in sliver.chunks_exact_mut(high).enumerate() {
-                    for (r, o) in out[..here].iter_mut().enumerate() {
-                        *o = *from.at(i + r, p);
+                for p in (0..b.depth).step_by(TURN) {
+                    for r in 0..height {
+                        for s in p..b.depth.min(p + TURN) {
+                            *to.add(s * height + r) = R::read(b.at(first + r.min(here - 1), s));
+                        }
                     }
                 }
             }
         }
+    }
+}
+
+/// # Safety
+/// As [`Packer`].
+unsafe fn any<R: Read>(b: &Block<R::P>) {
+    each::<R>(b);
+}
+
+/// Pairs of bf16 from anywhere.
+///
+/// # Safety
+/// As [`Packer`].
+#[cfg(target_arch = "x86_64")]
+unsafe fn any_pairs<R: Read<P = f32>>(b: &Block<i32>) {
+    for first in (0..b.majors).step_by(b.height) {
+        let (here, height) = b.sliver(first);
+        let to = b.sliver_at(first);
+        for unit in 0..b.depth.div_ceil(2) {
+            for r in 0..height {
+                let step = 2 * unit;
+                let major = first + r.min(here - 1);
+                // SAFETY: the contract of `Packer`; the second step is read where it exists.
+                unsafe {
+                    let low = round_bf16(R::read(b.at(major, step))).to_bits();
+                    let high = if step + 1 < b.depth {
+                        round_bf16(R::read(b.at(major, step + 1))).to_bits()
+                    } else {
+                        0
+                    };
+                    *to.add(unit * height + r) = (u32::from(high) << 16 | u32::from(low)) as i32;
+                }
+            }
+        }
+    }
+}
+
+/// The packing function of f32 slivers; strides in elements.
+pub(super) fn to_f32(kind: Kind, major: isize, step: isize, round: bool) -> Packer<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512
+        && let Some(fast) = pack512::to_f32(kind, major, step, round)
+    {
+        return fast;
+    }
+    let _ = (major, step, Level::Avx512, level as fn() -> Level);
+    match (kind, round) {
+        (Kind::F32, false) => any::<F32>,
+        (Kind::F32, true) => any::<F32Rounded>,
+        (Kind::Bf16, _) => any::<Bf16>,
+        (Kind::F16, false) => any::<F16>,
+        (Kind::F16, true) => any::<F16Rounded>,
+        (Kind::F64, _) => unreachable!("f64 is multiplied as f64"),
+    }
+}
+
+/// The packing function of f64 slivers.
+pub(super) fn to_f64() -> Packer<f64> {
+    any::<F64>
+}
+
+/// The packing function of bf16 pairs; strides in elements.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn to_pairs(kind: Kind, major: isize, step: isize) -> Packer<i32> {
+    if let Some(fast) = pack512::to_pairs(kind, major, step) {
+        return fast;
+    }
+    match kind {
+        Kind::F32 => any_pairs::<F32>,
+        Kind::Bf16 => any_pairs::<Bf16>,
+        Kind::F16 => any_pairs::<F16>,
+        Kind::F64 => unreachable!("f64 is multiplied as f64"),
     }
 }

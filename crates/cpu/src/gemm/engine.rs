@@ -1,0 +1,192 @@
+//! What multiplies what: the packed form of operands, the kernels for it, and how values get there.
+
+use std::ops::{Add, Mul};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use entrenar_base::{Element, Float};
+
+use super::pack::{self, Packer};
+use super::tile::{self, Kernels};
+use super::{Kind, Source};
+use crate::simd::{Level, level, strict};
+
+/// A way to multiply matrices.
+pub(crate) trait Engine: Copy + Send + Sync + 'static {
+    /// The unit of packed operands.
+    type P: Element;
+    /// The type of sums.
+    type S: Element;
+    /// Elements of the inner dimension in one unit.
+    const GROUP: usize;
+    /// Multiplications per nanosecond expected of one core: decides about threads only.
+    const RATE: f64;
+
+    fn kernels() -> &'static Kernels<Self::P, Self::S>;
+
+    /// The function that packs slivers of a source seen as (major, step): majors lie side by side
+    /// in the packed form. `round` asks for values rounded to bf16.
+    fn packer(kind: Kind, major: isize, step: isize, round: bool) -> Packer<Self::P>;
+
+    /// True when the values in memory are what the packed form holds.
+    fn as_it_lies(kind: Kind, round: bool) -> bool;
+}
+
+/// f32 with fused multiply-add. Also multiplies bf16 and f16, which it widens, and values that it
+/// rounds to bf16 first.
+#[derive(Clone, Copy)]
+pub(crate) struct Single;
+
+impl Engine for Single {
+    type P = f32;
+    type S = f32;
+    const GROUP: usize = 1;
+    const RATE: f64 = 60.0;
+
+    fn kernels() -> &'static Kernels<f32, f32> {
+        tile::f32_kernels()
+    }
+    fn packer(kind: Kind, major: isize, step: isize, round: bool) -> Packer<f32> {
+        pack::to_f32(kind, major, step, round)
+    }
+    fn as_it_lies(kind: Kind, round: bool) -> bool {
+        kind == Kind::F32 && !round
+    }
+}
+
+/// f64 with fused multiply-add.
+#[derive(Clone, Copy)]
+pub(crate) struct Double;
+
+impl Engine for Double {
+    type P = f64;
+    type S = f64;
+    const GROUP: usize = 1;
+    const RATE: f64 = 30.0;
+
+    fn kernels() -> &'static Kernels<f64, f64> {
+        tile::f64_kernels()
+    }
+    fn packer(kind: Kind, _: isize, _: isize, _: bool) -> Packer<f64> {
+        debug_assert!(kind == Kind::F64);
+        pack::to_f64()
+    }
+    fn as_it_lies(kind: Kind, _: bool) -> bool {
+        kind == Kind::F64
+    }
+}
+
+/// bf16 in pairs with AVX-512's dot product: only where [`has_dot`].
+///
+/// `vdpbf16ps` adds, per lane, the product of the odd elements and then that of the even ones,
+/// rounding each sum once (to nearest, ties to even), and treats subnormal inputs and results as
+/// zero. The products themselves are exact.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Dot;
+
+#[cfg(target_arch = "x86_64")]
+impl Engine for Dot {
+    type P = i32;
+    type S = f32;
+    const GROUP: usize = 2;
+    const RATE: f64 = 110.0;
+
+    fn kernels() -> &'static Kernels<i32, f32> {
+        &tile::x86::AVX512_PAIRS
+    }
+    fn packer(kind: Kind, major: isize, step: isize, _: bool) -> Packer<i32> {
+        pack::to_pairs(kind, major, step)
+    }
+    fn as_it_lies(kind: Kind, _: bool) -> bool {
+        kind == Kind::Bf16
+    }
+}
+
+/// Whether bf16 products run on AVX-512's bf16 dot product.
+///
+/// Only where that is faster than widening to f32: on AMD (Zen 4 and later: one 512-bit dot product
+/// per 512 bits of f32 multiply-add, hence twice the rate). Intel's cores before AMX's time issue
+/// one per two cycles, half the rate of f32. `ENTRENAR_BF16=dot|fma` decides otherwise, for tests;
+/// strict numbers never use it. Constant over the life of a process and equal on equal machines, so
+/// that results repeat.
+pub(crate) fn has_dot() -> bool {
+    static STATE: AtomicU8 = AtomicU8::new(0);
+    if level() < Level::Avx512 || strict() {
+        return false;
+    }
+    match STATE.load(Ordering::Relaxed) {
+        0 => {
+            let yes = dot_is_better();
+            STATE.store(1 + u8::from(yes), Ordering::Relaxed);
+            yes
+        }
+        state => state == 2,
+    }
+}
+
+/// Whether the processor has the instruction at all.
+pub(crate) fn can_dot() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        crate::simd::available() == Level::Avx512
+            && std::arch::is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+#[cold]
+fn dot_is_better() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let words = std::arch::x86_64::__cpuid(0);
+        // "AuthenticAMD"
+        let amd = [words.ebx, words.edx, words.ecx] == [0x6874_7541, 0x6974_6e65, 0x444d_4163];
+        can_dot()
+            && match std::env::var("ENTRENAR_BF16").as_deref() {
+                Ok("dot") => true,
+                Ok("fma") => false,
+                _ => amd,
+            }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// The two types of full products.
+pub(crate) trait GemmFloat: Float + Add<Output = Self> + Mul<Output = Self> {
+    /// What multiplies it.
+    type Engine: Engine<P = Self, S = Self>;
+    /// How it lies in memory.
+    const KIND: Kind;
+
+    /// `self · y + sum`, rounded once.
+    fn fused(self, y: Self, sum: Self) -> Self;
+}
+
+impl GemmFloat for f32 {
+    type Engine = Single;
+    const KIND: Kind = Kind::F32;
+    #[inline(always)]
+    fn fused(self, y: f32, sum: f32) -> f32 {
+        self.mul_add(y, sum)
+    }
+}
+
+impl GemmFloat for f64 {
+    type Engine = Double;
+    const KIND: Kind = Kind::F64;
+    #[inline(always)]
+    fn fused(self, y: f64, sum: f64) -> f64 {
+        self.mul_add(y, sum)
+    }
+}
+
+/// Whether a source may be read in place, step by step: its pairs must be whole.
+pub(super) fn readable<E: Engine>(a: &Source, k: usize, round: bool) -> bool {
+    E::as_it_lies(a.kind, round) && (E::GROUP == 1 || (a.column == 1 && k.is_multiple_of(E::GROUP)))
+}

@@ -1,0 +1,198 @@
+//! Every engine against the plain definition, in all layouts, at all edges, at every cut.
+
+use entrenar_base::{Element, Philox, bf16, f16};
+
+use super::*;
+use crate::alloc::Scratch;
+
+fn numbers(n: usize, stream: u64) -> Vec<f64> {
+    let r = Philox::new(5, stream);
+    (0..n as u64).map(|i| r.normal(i)).collect()
+}
+
+fn as_type<T: Element>(x: &[f64]) -> Vec<T> {
+    x.iter().map(|&v| T::from_f64(v)).collect()
+}
+
+fn turned<T: Copy>(x: &[T], rows: usize, columns: usize) -> Vec<T> {
+    (0..rows * columns)
+        .map(|e| x[e % rows * columns + e / rows])
+        .collect()
+}
+
+/// Σ a·b and Σ |a·b| for each element.
+fn plain(m: usize, n: usize, k: usize, a: &[f64], b: &[f64]) -> Vec<(f64, f64)> {
+    let products = |e: usize| (0..k).map(move |p| a[e / n * k + p] * b[p * n + e % n]);
+    (0..m * n)
+        .map(|e| (products(e).sum(), products(e).map(f64::abs).sum()))
+        .collect()
+}
+
+fn source<T: Element>(x: &[T], kind: Kind, row: usize, column: usize) -> Source {
+    Source {
+        data: x.as_ptr().cast(),
+        kind,
+        row: row as isize,
+        column: column as isize,
+    }
+}
+
+/// `a · b` by engine `E`, rows from `from` on.
+fn run<E: Engine>(
+    (m, n, k): (usize, usize, usize),
+    a: Source,
+    b: Right<'_, E>,
+    alpha: E::S,
+    old: Option<E::S>,
+    from: usize,
+) -> Vec<E::S> {
+    let mut c = vec![old.unwrap_or(E::S::from_f64(f64::NAN)); m * n];
+    let problem = Problem::<E> {
+        k,
+        alpha,
+        a,
+        b,
+        round: false,
+        out: Out {
+            c: c.as_mut_ptr(),
+            width: n,
+            accumulate: old.is_some(),
+            finish: None,
+            first_row: 0,
+        },
+    };
+    // SAFETY: all three matrices lie inside their vectors.
+    unsafe { panel::run(&problem, from..m, 0..n) };
+    c.split_off(from * n)
+}
+
+/// All layouts of one product of `A` and `B` give the same bits, which are close to the truth.
+fn check<E: Engine, A: Element, B: Element>(
+    sizes: (usize, usize, usize),
+    kinds: (Kind, Kind),
+    eps: f64,
+) {
+    let (m, n, k) = sizes;
+    let one = E::S::from_f64(1.0);
+    let (a, b) = (
+        as_type::<A>(&numbers(m * k, 1)),
+        as_type::<B>(&numbers(k * n, 2)),
+    );
+    // What the engine reads: for dot products of bf16, values rounded to it.
+    let round = |x: f64| crate::cast::round_bf16(x as f32).to_f64();
+    let seen = |x: f64| if E::GROUP == 2 { round(x) } else { x };
+    let wide_a: Vec<f64> = a.iter().map(|x| seen(x.to_f64())).collect();
+    let wide_b: Vec<f64> = b.iter().map(|x| seen(x.to_f64())).collect();
+    let exact = plain(m, n, k, &wide_a, &wide_b);
+    let (at, bt) = (turned(&a, m, k), turned(&b, k, n));
+    let spread_a: Vec<A> = a.iter().flat_map(|&x| [x, A::from_f64(9.0)]).collect();
+    let spread_b: Vec<B> = b.iter().flat_map(|&x| [x, B::from_f64(9.0)]).collect();
+    let lefts = [
+        source(&a, kinds.0, k, 1),
+        source(&at, kinds.0, 1, m),
+        source(&spread_a, kinds.0, 2 * k, 2),
+    ];
+    let rights = [
+        source(&b, kinds.1, n, 1),
+        source(&bt, kinds.1, 1, k),
+        source(&spread_b, kinds.1, 2 * n, 2),
+    ];
+    let direct = run::<E>(sizes, lefts[0], Right::Strided(rights[0]), one, None, 0);
+    for (x, (y, size)) in direct.iter().zip(&exact) {
+        // Each of k + 1 roundings is relative to a partial sum no larger than the sum of sizes.
+        let room = eps * (k as f64 + 1.0) * size + f64::MIN_POSITIVE;
+        assert!(
+            (x.to_f64() - y).abs() <= room,
+            "{sizes:?} {kinds:?}: {x:?} {y}"
+        );
+    }
+    let same =
+        |x: &[E::S], what: &str| assert!(x == direct, "{sizes:?} {kinds:?}: {what} changes bits");
+    for a in lefts {
+        for b in rights {
+            same(
+                &run::<E>(sizes, a, Right::Strided(b), one, None, 0),
+                "the layout",
+            );
+        }
+    }
+    for b in rights {
+        // SAFETY: the matrix lies inside its vector.
+        let data: Scratch<E::P> = unsafe { packed::<E>(b, k, n, false) };
+        let b = Right::Packed {
+            data: &data,
+            first: 0,
+        };
+        same(&run::<E>(sizes, lefts[0], b, one, None, 0), "packing");
+    }
+    let cut = m / 2;
+    let below = run::<E>(sizes, lefts[0], Right::Strided(rights[0]), one, None, cut);
+    assert!(below == direct[cut * n..], "{sizes:?}: a cut changes bits");
+    // Accumulating and scaling: one more rounding each.
+    let (half, old) = (E::S::from_f64(0.5), 3.0);
+    let sum = run::<E>(
+        sizes,
+        lefts[0],
+        Right::Strided(rights[0]),
+        half,
+        Some(E::S::from_f64(old)),
+        0,
+    );
+    for (x, (y, size)) in sum.iter().zip(&exact) {
+        let room = eps * (k as f64 + 2.0) * (size + old);
+        assert!(
+            (x.to_f64() - (old + 0.5 * y)).abs() <= room,
+            "{sizes:?}: accumulated"
+        );
+    }
+}
+
+fn check_all(sizes: (usize, usize, usize)) {
+    use Kind::{Bf16, F16, F32, F64};
+    const SINGLE: f64 = f32::EPSILON as f64;
+    check::<Single, f32, f32>(sizes, (F32, F32), SINGLE);
+    check::<engine::Double, f64, f64>(sizes, (F64, F64), f64::EPSILON);
+    check::<Single, bf16, f32>(sizes, (Bf16, F32), SINGLE);
+    check::<Single, f32, f16>(sizes, (F32, F16), SINGLE);
+    check::<Single, f16, bf16>(sizes, (F16, Bf16), SINGLE);
+    #[cfg(target_arch = "x86_64")]
+    if engine::can_dot() && crate::simd::level() == crate::simd::Level::Avx512 {
+        check::<Dot, bf16, bf16>(sizes, (Bf16, Bf16), SINGLE);
+        check::<Dot, bf16, f32>(sizes, (Bf16, F32), SINGLE);
+        check::<Dot, f32, f16>(sizes, (F32, F16), SINGLE);
+    }
+}
+
+#[test]
+fn every_edge_agrees_with_the_definition() {
+    // A walk that meets every size up to 40 in each place many times.
+    let random = Philox::new(7, 7);
+    let size = |i: u64| (random.uniform(i) * 41.0) as usize;
+    for i in 0..400 {
+        check_all((size(3 * i), size(3 * i + 1), size(3 * i + 2)));
+    }
+    for i in 0..=40 {
+        check_all((i, 40 - i, 7));
+        check_all((3, i, 40));
+        check_all((40, 33, i));
+    }
+}
+
+#[test]
+fn large_sizes_agree_with_the_definition() {
+    for sizes in [
+        (1, 40, 300),
+        (1, 700, 513),
+        (2, 33, 17),
+        (64, 64, 64),
+        (13, 33, 257),
+        (200, 70, 300),
+        (25, 1100, 40),
+        (300, 130, 520),
+        (31, 1, 700),
+        (7, 9, 4097),
+        (60, 40, 8200),
+    ] {
+        check_all(sizes);
+    }
+}
