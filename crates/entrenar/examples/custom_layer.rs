@@ -89,7 +89,7 @@ fn train(net: &Net) -> entrenar::Result<f32> {
 fn main() -> entrenar::Result<()> {
     let net = Net::new(0)?;
     for (name, parameter) in net.named_parameters() {
-        println!("{name:24} {}", parameter.shape());
+        println!("{name:26} {}", parameter.shape());
     }
     println!(
         "{} parameters, error {:.5}",
