@@ -193,14 +193,14 @@ fn a_language_model_trains_evaluates_and_writes() {
     };
     let greedy = generate(&["--greedy"]);
     assert!(
-        greedy.starts_with("the cat") && greedy.len() == 16,
+        greedy.starts_with("the cat") && greedy.len() == 17 && greedy.ends_with('\n'),
         "{greedy:?}"
     );
     assert_eq!(generate(&["--greedy"]), greedy);
     assert_eq!(generate(&["--seed", "5"]), generate(&["--seed", "5"]));
     assert_eq!(generate(&["--top-k", "1", "--temperature", "2"]), greedy);
     let json: Value = serde_json::from_str(&generate(&["--greedy", "--json"])).unwrap();
-    assert_eq!(json["text"], greedy);
+    assert_eq!(json["text"], greedy[..16]);
 
     let message = fails(&["generate", "--model", &path("run"), "--prompt", "Ω"], 2);
     assert!(
@@ -343,7 +343,13 @@ fn a_killed_run_resumes_to_the_same_bytes() {
             std::thread::sleep(whole.mul_f64(share * (0.4 + 0.6 * jitter)));
             if child.try_wait().unwrap().is_some() {
                 assert!(child.wait().unwrap().success());
-                break;
+                if kills > 0 {
+                    break;
+                }
+                // Sooner done than the run whose time was taken: again, with less time.
+                std::fs::remove_dir_all(folder.path().join(&killed)).unwrap();
+                share *= 0.6;
+                continue;
             }
             child.kill().unwrap();
             child.wait().unwrap();
@@ -351,7 +357,6 @@ fn a_killed_run_resumes_to_the_same_bytes() {
             // Progress is certain in the end: it has more and more time.
             share += 0.1;
         }
-        assert!(kills > 0, "{name}: the run was never killed");
         let found = results(&folder.path().join(&killed));
         assert_eq!(found.0, expected.0, "{name}: metrics after {kills} kills");
         assert!(

@@ -213,12 +213,11 @@ fn to_json(
 }
 
 fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut String) {
-    let line = |depth: usize, out: &mut String| match indent {
-        Some(n) => {
+    let line = |depth: usize, out: &mut String| {
+        if let Some(n) = indent {
             out.push('\n');
             out.push_str(&" ".repeat(n * depth));
         }
-        None => {}
     };
     let comma = |first: bool, out: &mut String| {
         if !first {

@@ -94,7 +94,7 @@ impl Tokenizer {
         Ok(encoding.map_err(|e| self.fault(&e))?.get_ids().to_vec())
     }
 
-    /// The tokens of a text and the bytes `start..end` of the text that each stands for.
+    /// The tokens of a text, each with the bytes of the text that it stands for.
     ///
     /// # Errors
     /// When the text cannot be encoded.
@@ -102,12 +102,14 @@ impl Tokenizer {
         &self,
         text: &str,
         special: bool,
-    ) -> Result<(Vec<u32>, Vec<(usize, usize)>)> {
+    ) -> Result<Vec<(u32, std::ops::Range<usize>)>> {
         let encoding = self
             .inner
             .encode(text, special)
             .map_err(|e| self.fault(&e))?;
-        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().to_vec()))
+        let ids = encoding.get_ids().iter().copied();
+        let ranges = encoding.get_offsets().iter().map(|&(a, b)| a..b);
+        Ok(ids.zip(ranges).collect())
     }
 
     /// The text of tokens, without special tokens when `plain`.

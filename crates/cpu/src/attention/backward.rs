@@ -204,10 +204,20 @@ fn query_block<P: Pack>(
     let place = (batch, head, start);
     p.scores(weights, (rows, width, n), q, keys.transposed, place, first);
     let depth = keys.values.steps;
-    product(tile, slopes, width, (rows, width, depth), g, keys.values, false);
+    product(
+        tile,
+        slopes,
+        width,
+        (rows, width, depth),
+        g,
+        keys.values,
+        false,
+    );
     weights[n * width..].fill(P::Sum::ZERO);
     slopes[n * width..].fill(P::Sum::ZERO);
-    let block = weights.chunks_exact_mut(width).zip(slopes.chunks_exact_mut(width));
+    let block = weights
+        .chunks_exact_mut(width)
+        .zip(slopes.chunks_exact_mut(width));
     for (i, (row, slope)) in block.take(n).enumerate() {
         let seen = p.seen(batch, start + i, first, width);
         // Whole groups of lanes: what is hidden among them weighs nothing.
@@ -231,11 +241,35 @@ fn query_block<P: Pack>(
     }
     let depth = P::steps(n);
     let left = P::scores_by_columns(weights, width, width, &mut room.room);
-    product(tile, &mut sums.dv, ew, (width, ew, depth), left, g_along, true);
+    product(
+        tile,
+        &mut sums.dv,
+        ew,
+        (width, ew, depth),
+        left,
+        g_along,
+        true,
+    );
     let left = P::scores_by_columns(slopes, width, width, &mut room.room);
-    product(tile, &mut sums.dk, dw, (width, dw, depth), left, q_along, true);
+    product(
+        tile,
+        &mut sums.dk,
+        dw,
+        (width, dw, depth),
+        left,
+        q_along,
+        true,
+    );
     let left = P::scores_by_rows(slopes, width, width, &mut room.room);
     let at = (h * padded_rows(z.queries) + start) * dw;
     let dq = &mut sums.dq[at..at + rows * dw];
-    product(tile, dq, dw, (rows, dw, P::steps(visible)), left, keys.along, true);
+    product(
+        tile,
+        dq,
+        dw,
+        (rows, dw, P::steps(visible)),
+        left,
+        keys.along,
+        true,
+    );
 }

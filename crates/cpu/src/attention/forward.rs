@@ -80,7 +80,10 @@ fn accumulate<P: Pack>(
     let z = &p.z;
     let (share, count) = (z.share(), queries.len());
     let (steps, value_width) = (P::steps(z.width), padded_columns(z.value_width));
-    let (block, widest) = (padded_rows(QUERIES.min(count)), padded_columns(KEYS.min(last)));
+    let (block, widest) = (
+        padded_rows(QUERIES.min(count)),
+        padded_columns(KEYS.min(last)),
+    );
     let mut line = Scratch::<P::Operand>::new(GROUP * steps);
     let mut keys = Scratch::<P::Operand>::new(widest * steps);
     let mut values = Scratch::<P::Operand>::new(P::steps(widest) * value_width);
@@ -93,8 +96,12 @@ fn accumulate<P: Pack>(
         let key = p.k.rows((batch, group, first), here, z.width);
         let value = p.v.rows((batch, group, first), here, z.value_width);
         value.prefetch(0, 16);
-        p.q.rows((batch, group * share, queries.start), QUERIES.min(count), z.width)
-            .prefetch(0, QUERIES);
+        p.q.rows(
+            (batch, group * share, queries.start),
+            QUERIES.min(count),
+            z.width,
+        )
+        .prefetch(0, QUERIES);
         let kt = pack::transposed::<P>(p.tile.nr, key, &mut line, &mut keys);
         let v = pack::along::<P>(p.tile.nr, value, &mut values, true);
         for h in 0..share {
@@ -110,7 +117,8 @@ fn accumulate<P: Pack>(
                 let query = p.q.rows((batch, head, start), n, z.width);
                 let q = pack::by_rows::<P>(query, &mut query_rows);
                 let next = QUERIES.min(queries.end - end);
-                p.q.rows((batch, head, end), next, z.width).prefetch(0, next);
+                p.q.rows((batch, head, end), next, z.width)
+                    .prefetch(0, next);
                 let scores = &mut scores[..rows * width];
                 p.scores(scores, (rows, width, n), q, kt, (batch, head, start), first);
                 let from = start - queries.start;

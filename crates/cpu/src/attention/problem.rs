@@ -27,8 +27,11 @@ impl Sizes {
         let (q, k, v) = (a.query, a.key, a.value);
         kit::same_dtype(op, q, k)?;
         kit::same_dtype(op, q, v)?;
-        if let (&[batch, heads, queries, width], &[kb, groups, keys, kw], &[vb, vg, vs, value_width]) =
-            (q.dims(), k.dims(), v.dims())
+        if let (
+            &[batch, heads, queries, width],
+            &[kb, groups, keys, kw],
+            &[vb, vg, vs, value_width],
+        ) = (q.dims(), k.dims(), v.dims())
         {
             let agree = kb == batch && vb == batch && vg == groups && vs == keys && kw == width;
             let grouped = groups > 0 && heads.is_multiple_of(groups) || heads == groups;
@@ -184,7 +187,11 @@ pub(super) fn broadcast_mask(
 
 /// The number of keys of each batch entry.
 #[track_caller]
-pub(super) fn key_counts(op: &str, lengths: Option<&Array>, z: &Sizes) -> Result<Option<Vec<usize>>> {
+pub(super) fn key_counts(
+    op: &str,
+    lengths: Option<&Array>,
+    z: &Sizes,
+) -> Result<Option<Vec<usize>>> {
     let Some(lengths) = lengths else {
         return Ok(None);
     };
@@ -278,13 +285,16 @@ impl<'a, P: Precision> Problem<'a, P> {
         for (i, row) in out.chunks_exact_mut(width).take(count).enumerate() {
             let seen = self.seen(batch, query + i, first, width);
             rows::scale_row(&mut row[..seen], self.before);
-            self.mask.apply(&mut row[..seen], (batch, head, query + i), first);
+            self.mask
+                .apply(&mut row[..seen], (batch, head, query + i), first);
         }
     }
 
     /// How many of the `width` keys from `first` on the query may see.
     pub(super) fn seen(&self, batch: usize, query: usize, first: usize, width: usize) -> usize {
-        self.visible(batch, query + 1).saturating_sub(first).min(width)
+        self.visible(batch, query + 1)
+            .saturating_sub(first)
+            .min(width)
     }
 
     /// What dropout multiplies the weights of one query by, for keys from `first` on.

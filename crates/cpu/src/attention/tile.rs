@@ -11,10 +11,12 @@
 //!
 //! Neighbours: `pack.rs` fills the operands, `forward.rs` and `backward.rs` call [`product`].
 
+#![allow(clippy::too_many_arguments, reason = "kernels take slices and sizes")]
+
 use entrenar_base::{Element, bf16, f16};
 
 use crate::kit::Real;
-use crate::simd::{Level, fused, level, multiversion};
+use crate::simd::{Level, fused, level, multiversion, strict};
 
 /// Rows of left operands are padded to a multiple of this.
 pub(super) const ROWS: usize = 8;
@@ -142,7 +144,7 @@ pub(super) fn has_bf16_products() -> bool {
 
 /// Whether multiplying pairs is faster than widening them first. AMD's cores do a whole register
 /// of pairs per cycle; Intel's take two cycles for one, which is half of their f32 rate (measured:
-/// 96 against 187 GFLOP/s per core).
+/// 96 against 187 GFLOP/s per core). Never in strict mode, where all processors do the same.
 pub(super) fn pairs_are_fast() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
@@ -153,11 +155,11 @@ pub(super) fn pairs_are_fast() -> bool {
             // "Auth", "enti", "cAMD"
             [id.ebx, id.edx, id.ecx] == [0x6874_7541, 0x6974_6E65, 0x444D_4163]
         });
-        has_bf16_products() && amd
+        has_bf16_products() && amd && !strict()
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        has_bf16_products()
+        has_bf16_products() && !strict()
     }
 }
 
@@ -168,7 +170,6 @@ macro_rules! x86_tile {
         /// As [`product`] promises, on a processor with these features.
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = $features)]
-        #[allow(clippy::too_many_arguments, reason = "the arguments of every kernel")]
         unsafe fn $name(
             depth: usize,
             mut a: *const $T,
@@ -202,7 +203,14 @@ macro_rules! x86_tile {
                 for r in 0..$mr {
                     for v in 0..$vectors {
                         let to = c.add(r * width + v * $lanes);
-                        $store(to, if add { $add($load(to), sums[r][v]) } else { sums[r][v] });
+                        $store(
+                            to,
+                            if add {
+                                $add($load(to), sums[r][v])
+                            } else {
+                                sums[r][v]
+                            },
+                        );
                     }
                 }
             }
@@ -271,10 +279,7 @@ x86_tile!(
 /// As [`product`] promises, on a processor with these features.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the arguments of every kernel"
-)]
+#[allow(clippy::needless_range_loop, reason = "registers go by number")]
 unsafe fn avx512_pairs(
     depth: usize,
     mut a: *const i32,
@@ -324,10 +329,6 @@ unsafe fn avx512_pairs(
 
 /// # Safety
 /// As [`product`] promises.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the arguments of every kernel"
-)]
 unsafe fn portable<T: Real, const FUSED: bool>(
     depth: usize,
     a: *const T,
@@ -345,7 +346,11 @@ unsafe fn portable<T: Real, const FUSED: bool>(
             for (v, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: inside the operands by the caller's promise.
                 let (x, y) = unsafe { (*a.add(r * row + p * step), *b.add(p * next + v)) };
-                *sum = if FUSED { x.mul_add(y, *sum) } else { x * y + *sum };
+                *sum = if FUSED {
+                    x.mul_add(y, *sum)
+                } else {
+                    x * y + *sum
+                };
             }
         }
     }
@@ -407,10 +412,6 @@ multiversion! {
 
 /// # Safety
 /// As [`product`] promises.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the arguments of every kernel"
-)]
 unsafe fn portable_pairs(
     depth: usize,
     a: *const i32,
@@ -486,14 +487,20 @@ pub(super) fn product<S: Real, O: Element>(
     let last = (columns / tile.nr - 1) * right.sliver + depth.saturating_sub(1) * right.next;
     assert!(depth <= right.steps && (depth == 0 || last + tile.nr <= right.data.len()));
     for j in (0..columns).step_by(tile.nr) {
-        let sliver = if depth == 0 { 0 } else { j / tile.nr * right.sliver };
+        let sliver = if depth == 0 {
+            0
+        } else {
+            j / tile.nr * right.sliver
+        };
         for i in (0..rows).step_by(tile.mr) {
             // SAFETY: the checks above cover every tile: `mr` divides the rows and `nr` the
             // columns, and both operands reach to their last step.
             unsafe {
                 (tile.kernel)(
                     depth,
-                    left.data.as_ptr().add(if depth == 0 { 0 } else { i * left.row }),
+                    left.data
+                        .as_ptr()
+                        .add(if depth == 0 { 0 } else { i * left.row }),
                     left.row,
                     left.step,
                     right.data.as_ptr().add(sliver),
@@ -530,14 +537,18 @@ mod tests {
             let (a, b) = (draw(rows * depth, 0), draw(columns * depth, 10_000));
             for by_rows in [true, false] {
                 let (row, step) = if by_rows { (depth, 1) } else { (1, rows) };
-                let left = Left { data: &a, row, step };
+                let left = Left {
+                    data: &a,
+                    row,
+                    step,
+                };
                 let right = Right {
                     data: &b,
                     steps: depth,
                     sliver: depth * tile.nr,
                     next: tile.nr,
                 };
-                    let mut out = vec![P::Sum::ONE; rows * (columns + 3)];
+                let mut out = vec![P::Sum::ONE; rows * (columns + 3)];
                 for add in [true, false] {
                     let sizes = (rows, columns, depth);
                     product(tile, &mut out, columns + 3, sizes, left, right, add);

@@ -8,8 +8,11 @@ use super::pack::{Block, Packer};
 
 /// Instructions of [`crate::simd::Level::Avx512`]; a macro because attributes take no constants.
 macro_rules! avx512 {
+    // SAFETY: what the caller promises; this line only matches the declaration.
     ($(#[$meta:meta])* unsafe fn $($rest:tt)*) => {
         $(#[$meta])*
+        /// # Safety
+        /// The processor has the features; pointers span all that is read or written.
         #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c")]
         unsafe fn $($rest)*
     };
@@ -206,6 +209,8 @@ impl Run for WidenedPairs {
 /// Two bf16 steps per unit, kept.
 struct Pairs<L>(std::marker::PhantomData<L>);
 
+/// # Safety
+/// The processor has the features; pointers span all that is read or written.
 #[inline(always)]
 unsafe fn store_pair(x: __m512i, unit: usize, p: usize, height: usize, to: *mut i32) {
     // SAFETY: the caller's promise.
@@ -229,6 +234,9 @@ impl Run for Pairs<Bf16> {
 }
 
 /// Rounds 2 × 16 values to bf16; `low` fills the lower half.
+///
+/// # Safety
+/// The processor has the features; pointers span all that is read or written.
 #[inline(always)]
 unsafe fn narrow(low: __m512, high: __m512) -> __m512i {
     // SAFETY: callers are compiled for AVX-512 BF16; both types are 512 bits without structure.
@@ -269,6 +277,9 @@ rounded_pairs!(F32);
 rounded_pairs!(F16);
 
 /// Rows and columns of 16 × 16 values exchanged.
+///
+/// # Safety
+/// The processor has the features; pointers span all that is read or written.
 #[inline(always)]
 unsafe fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
     // SAFETY: callers are compiled for AVX-512.

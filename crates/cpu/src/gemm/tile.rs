@@ -169,31 +169,43 @@ pub(super) mod x86 {
                 use std::arch::x86_64::*;
                 pub const LANES: usize = $lanes;
 
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn zero() -> $V {
                     // SAFETY: the kernel's contract.
                     unsafe { $zero() }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn load(at: *const $P) -> $V {
                     // SAFETY: the kernel's contract.
                     unsafe { $load(at) }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn splat(at: *const $P) -> $V {
                     // SAFETY: the kernel's contract. Operands read in place may be unaligned.
                     unsafe { $splat(at.read_unaligned()) }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn multiply_add(a: $V, b: $V, sum: $V) -> $V {
                     // SAFETY: the kernel's contract.
                     unsafe { $multiply_add(a, b, sum) }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn scale(x: $V, factor: $S) -> $V {
                     // SAFETY: the kernel's contract.
                     unsafe { $scale(x, factor) }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn add(x: $V, y: $V) -> $V {
                     // SAFETY: the kernel's contract.
@@ -203,11 +215,15 @@ pub(super) mod x86 {
                 fn mask(n: usize) -> $Mask {
                     ((1u32 << n) - 1) as $Mask
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn load_some(at: *const $S, n: usize) -> $V {
                     // SAFETY: the kernel's contract; masked lanes are not read.
                     unsafe { $load_some(mask(n), at) }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn store_some(at: *mut $S, x: $V, n: usize) {
                     // SAFETY: the kernel's contract; masked lanes are not written.
@@ -278,36 +294,50 @@ pub(super) mod x86 {
                 use std::arch::x86_64::*;
                 pub const LANES: usize = $lanes;
 
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn zero() -> $V {
                     // SAFETY: the kernel's contract.
                     unsafe { $zero() }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn load(at: *const $T) -> $V {
                     // SAFETY: the kernel's contract.
                     unsafe { $load(at) }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn splat(at: *const $T) -> $V {
                     // SAFETY: the kernel's contract. Operands read in place may be unaligned.
                     unsafe { $splat(at.read_unaligned()) }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn multiply_add(a: $V, b: $V, sum: $V) -> $V {
                     // SAFETY: the kernel's contract.
                     unsafe { $multiply_add(a, b, sum) }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn scale(x: $V, factor: $T) -> $V {
                     // SAFETY: the kernel's contract.
                     unsafe { $multiply(x, $splat(factor)) }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn add(x: $V, y: $V) -> $V {
                     // SAFETY: the kernel's contract.
                     unsafe { $add(x, y) }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn load_some(at: *const $T, n: usize) -> $V {
                     if n == LANES {
@@ -321,6 +351,8 @@ pub(super) mod x86 {
                         $load(all.as_ptr())
                     }
                 }
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(always)]
                 pub unsafe fn store_some(at: *mut $T, x: $V, n: usize) {
                     if n == LANES {
@@ -335,6 +367,9 @@ pub(super) mod x86 {
                     }
                 }
                 /// Masked stores are slow on many processors without AVX-512.
+                ///
+                /// # Safety
+                /// The processor has the features; pointers span all that is read or written.
                 #[inline(never)]
                 unsafe fn part(from: *const $T, to: *mut $T, n: usize) {
                     for i in 0..n {

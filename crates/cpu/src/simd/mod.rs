@@ -5,7 +5,7 @@
 //! says `mul_add` where it means it, so elementwise results are the same bits at every level.
 //! `ENTRENAR_SIMD=baseline|avx2|avx512` lowers the level, for tests.
 //!
-//! The one liberty that levels take is [`fused`]: where the baseline has no fused multiply-add, sums
+//! The one liberty that levels take is `fused`: where the baseline has no fused multiply-add, sums
 //! of products round twice there. [`set_strict`] takes it away.
 
 pub mod math;

@@ -153,15 +153,12 @@ pub(crate) fn main() -> ExitCode {
 /// Refuses values of our environment variables that the library would pass over.
 fn environment() -> Result<(), Failure> {
     let number = |text: &str| text.trim().parse::<usize>().is_ok_and(|n| n > 0);
-    let known: [(&str, fn(&str) -> bool, &str); 2] = [
-        (
-            "ENTRENAR_SIMD",
-            |text| matches!(text, "baseline" | "avx2" | "avx512"),
-            "baseline, avx2 or avx512",
-        ),
+    type Accepts = fn(&str) -> bool;
+    let level: Accepts = |text| matches!(text, "baseline" | "avx2" | "avx512");
+    for (name, accepts, expected) in [
+        ("ENTRENAR_SIMD", level, "baseline, avx2 or avx512"),
         ("ENTRENAR_THREADS", number, "a whole number of at least 1"),
-    ];
-    for (name, accepts, expected) in known {
+    ] {
         if let Some(value) = std::env::var_os(name)
             && !value.to_str().is_some_and(accepts)
         {
