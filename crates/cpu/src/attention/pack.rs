@@ -369,6 +369,40 @@ mod x86 {
             }
         }
     }
+
+    /// Writes 8 rows of 8 words, `row` apart, as 8 columns of rows `nr` apart.
+    ///
+    /// # Safety
+    /// All of them lie inside valid memory; the processor has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn turn_eight(from: *const i32, row: usize, to: *mut i32, nr: usize) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let mut r = [_mm256_setzero_si256(); 8];
+            for (i, r) in r.iter_mut().enumerate() {
+                *r = _mm256_loadu_si256(from.add(i * row).cast());
+            }
+            // Pairs of rows, then fours, within each half of the registers.
+            let mut s = r;
+            for i in (0..8).step_by(2) {
+                s[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+                s[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+            }
+            for i in (0..8).step_by(4) {
+                r[i] = _mm256_unpacklo_epi64(s[i], s[i + 2]);
+                r[i + 1] = _mm256_unpackhi_epi64(s[i], s[i + 2]);
+                r[i + 2] = _mm256_unpacklo_epi64(s[i + 1], s[i + 3]);
+                r[i + 3] = _mm256_unpackhi_epi64(s[i + 1], s[i + 3]);
+            }
+            // r[4 g + c] holds, in half h, column 4 h + c of rows 4 g ..: exchange halves.
+            for c in 0..4 {
+                let low = _mm256_permute2x128_si256::<0x20>(r[c], r[4 + c]);
+                let high = _mm256_permute2x128_si256::<0x31>(r[c], r[4 + c]);
+                _mm256_storeu_si256(to.add(c * nr).cast(), low);
+                _mm256_storeu_si256(to.add((4 + c) * nr).cast(), high);
+            }
+        }
+    }
 }
 
 /// Rows one after the other, padded to whole tiles of rows; where they lie if that is possible.
@@ -461,16 +495,29 @@ fn turn<O: Element>(rows: &[O], steps: usize, to: &mut [O], nr: usize) {
     let count = rows.len() / steps;
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if count == GROUP && size_of::<O>() == 4 && crate::simd::level() == crate::simd::Level::Avx512 {
+    if count == GROUP && size_of::<O>() == 4 {
+        use crate::simd::Level;
         assert!(steps == 0 || (steps - 1) * nr + GROUP <= to.len());
-        while done + 16 <= steps {
-            // SAFETY: 16 rows of 16 words from column `done` on lie inside `rows`, and as many
+        let level = crate::simd::level();
+        let block = match level {
+            Level::Avx512 => 16,
+            Level::Avx2 => 8,
+            _ => usize::MAX,
+        };
+        while block <= steps - done {
+            // SAFETY: 16 rows of `block` words from column `done` on lie inside `rows`, and as many
             // rows of 16 columns inside `to`, as asserted; words are moved, whatever they mean.
             unsafe {
                 let from = rows.as_ptr().add(done).cast::<i32>();
-                x86::turn_words(from, steps, to.as_mut_ptr().add(done * nr).cast(), nr);
+                let to = to.as_mut_ptr().add(done * nr).cast::<i32>();
+                if level == Level::Avx512 {
+                    x86::turn_words(from, steps, to, nr);
+                } else {
+                    x86::turn_eight(from, steps, to, nr);
+                    x86::turn_eight(from.add(8 * steps), steps, to.add(8), nr);
+                }
             }
-            done += 16;
+            done += block;
         }
     }
     for r in 0..count {
@@ -544,19 +591,39 @@ multiversion! {
 mod tests {
     use super::*;
 
-    #[test]
-    fn words_turn() {
-        if crate::simd::level() < crate::simd::Level::Avx512 {
-            return; // the portable loop is what every other test runs
-        }
-        let steps = 19;
-        let rows: Vec<i32> = (0..16 * steps as i32).collect();
-        let mut to = vec![0; steps * 32];
-        turn(&rows, steps, &mut to, 32);
-        for r in 0..16 {
-            for p in 0..steps {
-                assert_eq!(to[p * 32 + r], rows[r * steps + p], "{r} {p}");
+    const STEPS: usize = 19;
+    const NR: usize = 32;
+
+    fn assert_turned(rows: &[i32], to: &[i32], columns: usize) {
+        for r in 0..GROUP {
+            for p in 0..columns {
+                assert_eq!(to[p * NR + r], rows[r * STEPS + p], "{r} {p}");
             }
         }
+    }
+
+    #[test]
+    fn words_turn() {
+        let rows: Vec<i32> = (0..(GROUP * STEPS) as i32).collect();
+        let mut to = vec![0; STEPS * NR];
+        turn(&rows, STEPS, &mut to, NR);
+        assert_turned(&rows, &to, STEPS);
+    }
+
+    #[test]
+    fn eights_of_words_turn() {
+        if !std::arch::is_x86_feature_detected!("avx2") {
+            return; // the portable loop is what every other test runs
+        }
+        let rows: Vec<i32> = (0..(GROUP * STEPS) as i32).collect();
+        let mut to = vec![0; STEPS * NR];
+        for half in 0..2 {
+            // SAFETY: the processor has AVX2; 8 rows of 8 words lie in both.
+            unsafe {
+                let from = rows.as_ptr().add(8 * half * STEPS);
+                x86::turn_eight(from, STEPS, to.as_mut_ptr().add(8 * half), NR);
+            }
+        }
+        assert_turned(&rows, &to, 8);
     }
 }
