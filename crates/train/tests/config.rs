@@ -11,6 +11,13 @@ model: {architecture: gpt}
 data: {path: input.txt, validation: 0.1}
 train: {max_steps: 1000}
 ";
+const SFT: &str = "
+task: sft
+model: {base: some/model}
+adapter: {}
+data: {path: train.jsonl, validation: 0.1}
+train: {max_steps: 10}
+";
 const TABLE: &str = "
 task: classification
 model: {architecture: mlp}
@@ -50,7 +57,7 @@ fn bad(text: &str, sets: &[&str]) -> String {
 /// Every task, architecture, optimizer, schedule and policy at least once.
 fn every_kind_of_config() -> Vec<Config> {
     let mut out = Vec::new();
-    for base in [TEXT, TABLE, IMAGES, NUMBERS] {
+    for base in [TEXT, SFT, TABLE, IMAGES, NUMBERS] {
         for optimizer in ["adamw", "adam", "sgd"] {
             for schedule in [
                 "{name: constant, warmup_ratio: 0.1}",
@@ -350,7 +357,7 @@ fn every_described_key_reaches_its_struct() {
         let set = format!("{path}={text}");
         let mut reached = false;
         let mut errors = String::new();
-        for base in [TEXT, TABLE, IMAGES, NUMBERS] {
+        for base in [TEXT, SFT, TABLE, IMAGES, NUMBERS] {
             for name in ["adamw", "sgd"] {
                 let name = format!("optimizer.name={name}");
                 let mut sets = vec![
@@ -489,6 +496,7 @@ fn starters_pass_the_parser_and_the_schema() {
     };
     for (task, hint) in [
         (Task::LanguageModel, None),
+        (Task::Sft, None),
         (Task::Classification, None),
         (Task::Regression, None),
         (Task::Classification, Some(&table)),
@@ -515,11 +523,11 @@ fn starters_pass_the_parser_and_the_schema() {
             let mut changed: Vec<String> = lines.iter().map(|line| line.to_string()).collect();
             changed[i] = format!("{indent}{key}");
             if let Err(error) = load_text(&changed.join("\n"), &[]) {
-                // Keys that exclude one another are offered side by side.
-                let excluded = error
-                    .problems
-                    .iter()
-                    .all(|p| p.message.contains("only one of"));
+                // Keys that exclude one another are offered side by side, and so are those that
+                // need a published model.
+                let excluded = error.problems.iter().all(|p| {
+                    p.message.contains("only one of") || p.message.contains("needs model.base")
+                });
                 assert!(excluded, "{key}: {error}");
             }
         }
@@ -614,5 +622,25 @@ fn all_mistakes_come_at_once_in_file_order() {
             "--set seed"
         ],
         "{message}"
+    );
+}
+
+#[test]
+fn a_base_is_a_path_or_a_hub_id_and_names_the_architecture() {
+    let base = |text: &str, sets: &[&str]| match good(text, sets).config.model {
+        Model::Pretrained(model) => model.base,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(base(SFT, &[]), "some/model");
+    assert_eq!(base(SFT, &["model.base=/a/b"]), "/a/b");
+    let text = SFT.replace("some/model", "../models/small");
+    assert_eq!(base(&text, &[]), "/folder/../models/small");
+    let text = SFT.replace("some/model", "small");
+    assert_eq!(base(&text, &[]), "/folder/small");
+    let text = TEXT.replace("architecture: gpt", "base: small");
+    assert_eq!(base(&text, &[]), "/folder/small");
+    assert_eq!(
+        good(&text, &[]).config.data.tokenizer,
+        Some(TokenizerKind::Model)
     );
 }

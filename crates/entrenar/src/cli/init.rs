@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Print a commented config to start from: entrenar init language-model > config.yaml
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to train: language-model, classification or regression
+    /// What to train: language-model, sft, classification or regression
     #[arg(value_parser = task)]
     task: Task,
     /// The data: a text, a table (.csv, last column = target) or a directory of IDX images
@@ -19,6 +19,7 @@ pub(crate) struct Args {
 fn task(text: &str) -> Result<Task, String> {
     let known = [
         ("language-model", Task::LanguageModel),
+        ("sft", Task::Sft),
         ("classification", Task::Classification),
         ("regression", Task::Regression),
     ];
@@ -28,7 +29,6 @@ fn task(text: &str) -> Result<Task, String> {
         .map(|&(_, task)| task)
         .ok_or_else(|| {
             let later = [
-                "sft",
                 "table",
                 "sequence-classification",
                 "distill",

@@ -409,6 +409,7 @@ impl Checker<'_> {
             (Kind::Choice(choices), Value::Text(text)) => {
                 self.choice(choices, text, node.place, path)
             }
+            (Kind::ModelPath, Value::Text(text)) => self.model_path(text, node.place, path),
             (Kind::Paths, Value::Text(text)) => {
                 Some(Json::Array(vec![self.path(text, node.place, path)?]))
             }
@@ -556,6 +557,21 @@ impl Checker<'_> {
     }
 
     /// An absolute path; relative ones begin at the config file, or at the current directory for `--set`.
+    /// An id of the hub stays what it is; anything else is a path.
+    fn model_path(&mut self, text: &str, place: Place, path: &str) -> Option<Json> {
+        let base = match place {
+            Place::File { .. } => &self.folders.file,
+            Place::Set(_) => &self.folders.set,
+        };
+        let looks_like_an_id = text.split('/').count() == 2
+            && !text.starts_with(['.', '/', '~'])
+            && !text.ends_with('/');
+        if looks_like_an_id && !base.join(text).exists() {
+            return Some(Json::from(text));
+        }
+        self.path(text, place, path)
+    }
+
     fn path(&mut self, text: &str, place: Place, path: &str) -> Option<Json> {
         if text.is_empty() {
             self.report(
@@ -621,7 +637,7 @@ fn shape_fits(kind: &Kind, value: &Value) -> bool {
         Kind::Integer(..) | Kind::Number(_) => {
             matches!(value, Value::Integer(_) | Value::Float(..))
         }
-        Kind::Text | Kind::Choice(_) => matches!(value, Value::Text(_)),
+        Kind::Text | Kind::Choice(_) | Kind::ModelPath => matches!(value, Value::Text(_)),
         Kind::Paths => matches!(value, Value::Text(_) | Value::List(_)),
         Kind::List { .. } => matches!(value, Value::List(_)),
         Kind::OneOrMore(item) => matches!(value, Value::List(_)) || shape_fits(item, value),

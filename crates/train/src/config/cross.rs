@@ -4,6 +4,7 @@
 //! others: a value that was wrong in itself is simply absent here.
 
 use super::sections::{CLASSIFICATION, REGRESSION};
+use super::tree::{Entry, Node, Value};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeSet;
 
@@ -20,6 +21,45 @@ pub(super) fn fill_rhythms(resolved: &mut Json) {
                 None => section.insert("every_epochs".to_owned(), json!(1)),
             };
         }
+    }
+}
+
+/// A `model` with a `base` need not say that it is a published one.
+pub(super) fn name_pretrained(root: &mut Node) {
+    let Value::Map(sections) = &mut root.value else {
+        return;
+    };
+    let model = sections.iter_mut().find(|section| section.key == "model");
+    let Some(Value::Map(keys)) = model.map(|section| &mut section.value.value) else {
+        return;
+    };
+    if keys.iter().any(|entry| entry.key == "architecture") {
+        return;
+    }
+    if let Some(base) = keys.iter().find(|entry| entry.key == "base") {
+        let place = base.key_place;
+        let value = Node {
+            place,
+            value: Value::Text("pretrained".to_owned()),
+        };
+        keys.push(Entry {
+            key: "architecture".to_owned(),
+            key_place: place,
+            value,
+        });
+    }
+}
+
+/// A published model has its own tokenizer.
+pub(super) fn fill_tokenizer(resolved: &mut Json, written: bool) {
+    let pretrained = resolved
+        .pointer("/model/architecture")
+        .is_some_and(|architecture| architecture == "pretrained");
+    if pretrained
+        && !written
+        && let Some(tokenizer) = resolved.pointer_mut("/data/tokenizer")
+    {
+        *tokenizer = json!("model");
     }
 }
 
@@ -65,6 +105,8 @@ pub(super) fn cross_check(resolved: &Json, report: &mut dyn FnMut(&str, String))
             format!("`cnn` needs images (data.format `idx`), here it is `{format}`"),
         );
     }
+
+    fine_tuning(resolved, report);
 
     // Data.
     if word("data.format") == Some("idx") {
@@ -151,6 +193,72 @@ pub(super) fn cross_check(resolved: &Json, report: &mut dyn FnMut(&str, String))
         report(
             "generate.prompt",
             "expected at least one character, got empty text".to_owned(),
+        );
+    }
+}
+
+/// What needs a published model, or an adapter on it.
+fn fine_tuning(resolved: &Json, report: &mut dyn FnMut(&str, String)) {
+    let at = |path: &str| resolved.pointer(&format!("/{}", path.replace('.', "/")));
+    let word = |path: &str| at(path).and_then(Json::as_str);
+    let Some(architecture) = word("model.architecture") else {
+        return;
+    };
+    let adapter = at("adapter").is_some();
+    if architecture != "pretrained" {
+        let needing = [
+            "adapter",
+            "quantization",
+            "data.sequence_length",
+            "train.neftune_noise_alpha",
+        ];
+        for path in needing {
+            if at(path).is_some() {
+                let hint = match path {
+                    "data.sequence_length" => "; here model.context says it",
+                    _ => "",
+                };
+                report(path, format!("this key needs model.base{hint}"));
+            }
+        }
+        for (path, off) in [
+            ("train.gradient_checkpointing", json!(false)),
+            ("precision", json!("f32")),
+        ] {
+            if at(path).is_some_and(|value| *value != off) {
+                report(path, "this value needs model.base".to_owned());
+            }
+        }
+        if word("data.tokenizer") == Some("model") {
+            report(
+                "data.tokenizer",
+                "`model` needs model.base; here it is char or byte".to_owned(),
+            );
+        }
+        return;
+    }
+    if let Some(tokenizer @ ("char" | "byte")) = word("data.tokenizer") {
+        report(
+            "data.tokenizer",
+            format!("a published model has its own tokenizer: leave `{tokenizer}` out"),
+        );
+    }
+    if at("quantization").is_some() && !adapter {
+        report(
+            "quantization",
+            "quantized weights cannot be trained: give `adapter` too".to_owned(),
+        );
+    }
+    if at("quantization").is_some() && word("adapter.init") == Some("pissa") {
+        report(
+            "adapter.init",
+            "`pissa` needs weights that are not quantized".to_owned(),
+        );
+    }
+    if word("precision") == Some("bf16") && !adapter {
+        report(
+            "precision",
+            "`bf16` is for weights that are frozen: give `adapter` too".to_owned(),
         );
     }
 }

@@ -141,6 +141,8 @@ pub enum Kind {
     Choice(&'static [Choice]),
     /// A path or glob, or a list of them; always a list once resolved.
     Paths,
+    /// A directory, or an id `name/model` on the hub where there is no such directory.
+    ModelPath,
     /// A list whose length lies between the bounds.
     List {
         /// What the elements are.
@@ -257,6 +259,7 @@ impl fmt::Display for Kind {
             Kind::Text => f.write_str("text"),
             Kind::Choice(_) => f.write_str("a word"),
             Kind::Paths => f.write_str("a path or a list of paths"),
+            Kind::ModelPath => f.write_str("a directory or a hub id"),
             Kind::List { item, fewest, most } if fewest == most => {
                 write!(f, "a list of {fewest} elements, each {item}")
             }

@@ -179,9 +179,10 @@ pub fn parse(
             Err(found) => problems.extend(syntax(found)),
         }
     }
-    let Some(root) = root else {
+    let Some(mut root) = root else {
         return Err(finish(problems));
     };
+    cross::name_pretrained(&mut root);
 
     let folders = Folders {
         file: folder.to_owned(),
@@ -191,6 +192,7 @@ pub fn parse(
     problems.append(&mut checked.problems);
     cross::fill_rhythms(&mut checked.resolved);
     let places = checked.places;
+    cross::fill_tokenizer(&mut checked.resolved, places.contains_key("data.tokenizer"));
     cross::cross_check(&checked.resolved, &mut |path, message| {
         let place = place_of(&places, path);
         problems.push(problem(&names, place, path, message));

@@ -185,6 +185,7 @@ fn kind(described: &Kind, task: &str) -> Json {
                 .collect();
             json!({"enum": names})
         }
+        Kind::ModelPath => json!({"type": "string", "minLength": 1}),
         Kind::Paths => {
             let path = json!({"type": "string", "minLength": 1});
             json!({"anyOf": [path, {"type": "array", "items": path, "minItems": 1}]})

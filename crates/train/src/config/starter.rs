@@ -57,10 +57,17 @@ fn fixed(task: Task, data: Option<&DataHint>) -> BTreeMap<String, String> {
     };
     let task = match task {
         Task::LanguageModel => super::sections::LANGUAGE_MODEL,
+        Task::Sft => super::sections::SFT,
         Task::Classification => super::sections::CLASSIFICATION,
         Task::Regression => super::sections::REGRESSION,
     };
     set("task", task.to_owned());
+    let architecture = match task {
+        super::sections::LANGUAGE_MODEL => "gpt",
+        super::sections::SFT => "pretrained",
+        _ => "mlp",
+    };
+    set("model.architecture", architecture.to_owned());
     // A run is as long as data allow in one go: epochs for examples, steps for a stream of text.
     set(
         if task == super::sections::LANGUAGE_MODEL {

@@ -58,7 +58,7 @@ pub fn open_data(config: &Config) -> Result<OpenedData> {
             };
             let unit = match data.tokenizer {
                 Some(TokenizerKind::Byte) => TextUnit::Byte,
-                Some(TokenizerKind::Char) | None => TextUnit::Char,
+                Some(TokenizerKind::Char | TokenizerKind::Model) | None => TextUnit::Char,
             };
             let text = TextData::open(here, &data.path, unit, &splits, model.context)?;
             let mut parts = text.parts();
@@ -85,7 +85,7 @@ pub fn open_data(config: &Config) -> Result<OpenedData> {
                 .ok_or_else(|| Error::config("expected `data.columns` for a table"))?;
             let target_kind = match config.task {
                 Task::Regression => TargetKind::Number,
-                Task::Classification | Task::LanguageModel => TargetKind::Class,
+                Task::Classification | Task::LanguageModel | Task::Sft => TargetKind::Class,
             };
             let spec = TableSpec {
                 features: columns.features.clone(),
@@ -105,6 +105,13 @@ pub fn open_data(config: &Config) -> Result<OpenedData> {
                 order,
             })
         }
+        Format::Auto
+        | Format::Messages
+        | Format::PromptCompletion
+        | Format::Alpaca
+        | Format::ShareGpt => Err(Error::config(
+            "conversations need a published model: give `model.base`",
+        )),
         Format::Idx => {
             let [directory] = data.path.as_slice() else {
                 return Err(Error::config(format!(

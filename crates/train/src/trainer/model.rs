@@ -50,6 +50,11 @@ pub(super) fn architecture(
                 dropout: mlp.dropout,
             })
         }
+        config::Model::Pretrained(_) => {
+            return Err(Error::config(
+                "a published model is opened from its directory, not built from sizes",
+            ));
+        }
         config::Model::Cnn(cnn) => {
             let &[depth, height, width] = preprocessing.sample_shape().as_slice() else {
                 return Err(Error::config(format!(

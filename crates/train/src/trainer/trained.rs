@@ -141,7 +141,7 @@ impl TrainedModel {
     /// What its training minimised.
     pub(super) fn objective(&self) -> Box<dyn Objective<Model>> {
         match self.task() {
-            Task::LanguageModel => Box::new(NextToken),
+            Task::LanguageModel | Task::Sft => Box::new(NextToken),
             Task::Classification => Box::new(CrossEntropy),
             Task::Regression => Box::new(MeanSquaredError),
         }
@@ -201,7 +201,7 @@ impl TrainedModel {
                 "expected a language model, this model ({}) is one of {}",
                 self.model.architecture().name(),
                 match self.task() {
-                    Task::LanguageModel => "text",
+                    Task::LanguageModel | Task::Sft => "text",
                     Task::Classification => "classification",
                     Task::Regression => "regression",
                 }

@@ -1,13 +1,21 @@
 //! `data`: where examples come from and how they are divided.
 
 use super::super::describe::{ANY, Choice, FRACTION, Field, Kind, POSITIVE, Section, When, Yaml};
-use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION};
+use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION, SFT};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 const TEXT: &[When] = &[When {
     key: "task",
     values: &[LANGUAGE_MODEL],
+}];
+const CONVERSATIONS: &[When] = &[When {
+    key: "task",
+    values: &[SFT],
+}];
+const LANGUAGE: &[When] = &[When {
+    key: "task",
+    values: &[LANGUAGE_MODEL, SFT],
 }];
 const EXAMPLES: &[When] = &[When {
     key: "task",
@@ -24,13 +32,48 @@ const CSV: &[When] = &[
     },
 ];
 
-const NOT_IDX: &[When] = &[When {
-    key: "format",
-    values: &["text", "csv"],
-}];
+const TESTED: &[When] = &[
+    When {
+        key: "task",
+        values: &[LANGUAGE_MODEL, CLASSIFICATION, REGRESSION],
+    },
+    When {
+        key: "format",
+        values: &["text", "csv"],
+    },
+];
 
 const FORMATS: &[Choice] = &[
-    Choice::for_tasks("text", &[LANGUAGE_MODEL], "UTF-8 text files."),
+    Choice::for_tasks(
+        "auto",
+        &[SFT],
+        "What the names of the columns say, one of the following.",
+    ),
+    Choice::for_tasks(
+        "messages",
+        &[SFT],
+        "Rows with `messages`: a list of role and content (OpenAI, ChatML).",
+    ),
+    Choice::for_tasks(
+        "prompt-completion",
+        &[SFT],
+        "Rows with `prompt` and `completion`.",
+    ),
+    Choice::for_tasks(
+        "alpaca",
+        &[SFT],
+        "Rows with `instruction`, perhaps `input`, and `output`.",
+    ),
+    Choice::for_tasks(
+        "sharegpt",
+        &[SFT],
+        "Rows with `conversations`: a list of from and value.",
+    ),
+    Choice::for_tasks(
+        "text",
+        &[LANGUAGE_MODEL, SFT],
+        "UTF-8 text files; for a published model also rows with `text`.",
+    ),
     Choice::for_tasks(
         "csv",
         &[CLASSIFICATION, REGRESSION],
@@ -46,6 +89,20 @@ const FORMATS: &[Choice] = &[
 const TOKENIZERS: &[Choice] = &[
     Choice::new("char", "One token per character that occurs in the files."),
     Choice::new("byte", "One token per byte of UTF-8: 256 tokens, any text."),
+    Choice::new("model", "The published model's own; the only choice with model.base."),
+];
+
+const OVERLONG: &[Choice] = &[
+    Choice::new("drop", "Leave the row out; how many is told."),
+    Choice::new("truncate", "Cut its end off; how many is told."),
+    Choice::new("error", "A mistake, reported with its row."),
+];
+
+const ON_EOS: &[Choice] = &[
+    Choice::new("turn", "What ends each turn that is trained on."),
+    Choice::new("last", "Only what ends the last turn."),
+    Choice::new("all", "What ends any turn, the user's too."),
+    Choice::new("none", "None."),
 ];
 
 const NORMALIZATIONS: &[Choice] = &[
@@ -78,7 +135,7 @@ pub(super) static SECTION: Section = Section {
         Field::required(
             "path",
             Kind::Paths,
-            Yaml::By { key: "task", cases: &[(LANGUAGE_MODEL, "input.txt")], otherwise: Some("data.csv") },
+            Yaml::By { key: "task", cases: &[(LANGUAGE_MODEL, "input.txt"), (SFT, "train.jsonl")], otherwise: Some("data.csv") },
             "File, directory (idx) or glob such as src/**/*.rs, or a list of them; relative to this file.",
         )
         .also_known_as(&["paths", "file", "files", "train", "data_path"]),
@@ -87,12 +144,63 @@ pub(super) static SECTION: Section = Section {
             Kind::Choice(FORMATS),
             Yaml::By {
                 key: "task",
-                cases: &[(LANGUAGE_MODEL, "text"), (REGRESSION, "csv")],
+                cases: &[(LANGUAGE_MODEL, "text"), (SFT, "auto"), (REGRESSION, "csv")],
                 otherwise: None,
             },
             "How to read the files.",
         ),
-        Field::with_default("tokenizer", Kind::Choice(TOKENIZERS), "char", "How text becomes tokens.").when(TEXT),
+        Field::with_default("tokenizer", Kind::Choice(TOKENIZERS), "char", "How text becomes tokens; `model` where model.base is given.").when(TEXT),
+        Field::optional(
+            "sequence_length",
+            Kind::Integer(2, 10_000_000),
+            "2048",
+            "Longest row in tokens, for model.base; its context, at most 2048, when absent.",
+        )
+        .when(LANGUAGE)
+        .also_known_as(&["sequence_len", "max_length", "max_seq_length", "cutoff_len", "context"]),
+        Field::with_default(
+            "packing",
+            Kind::Boolean,
+            "false",
+            "Several short rows in one of sequence_length, none of which sees another.",
+        )
+        .when(CONVERSATIONS)
+        .also_known_as(&["sample_packing", "pack"]),
+        Field::with_default(
+            "train_on_inputs",
+            Kind::Boolean,
+            "false",
+            "Learn what the user says too, not only the answers.",
+        )
+        .when(CONVERSATIONS)
+        .also_known_as(&["train_on_prompt", "completion_only_loss", "assistant_only_loss"]),
+        Field::with_default("train_on_eos", Kind::Choice(ON_EOS), "turn", "Which ends of turns are learned.")
+            .when(CONVERSATIONS),
+        Field::with_default(
+            "roles_to_train",
+            Kind::List { item: &Kind::Text, fewest: 1, most: 16 },
+            "[assistant]",
+            "Whose messages are learned.",
+        )
+        .when(CONVERSATIONS),
+        Field::optional(
+            "chat_template",
+            Kind::Text,
+            "chatml",
+            "A template in place of the model's own: chatml, llama3, or Jinja.",
+        )
+        .when(CONVERSATIONS),
+        Field::with_default("overlong", Kind::Choice(OVERLONG), "drop", "What is done with rows longer than sequence_length.")
+            .when(CONVERSATIONS)
+            .also_known_as(&["excess_length_strategy", "truncation"]),
+        Field::with_default(
+            "fields",
+            Kind::Table(&Kind::Text),
+            "{}",
+            "Names of columns where they are others: {prompt: question, completion: answer}.",
+        )
+        .when(CONVERSATIONS)
+        .also_known_as(&["field", "column_mapping", "message_property_mappings"]),
         Field::required(
             "columns",
             Kind::Section(&COLUMNS),
@@ -114,7 +222,7 @@ pub(super) static SECTION: Section = Section {
             "0.1",
             "Share held out for one test after training, or paths of its own (idx brings its own: the t10k files).",
         )
-        .when(NOT_IDX)
+        .when(TESTED)
         .also_known_as(&["test_split"]),
         Field::with_default(
             "normalize",
@@ -191,6 +299,30 @@ pub struct Data {
     /// How text becomes tokens; `Some` exactly for language models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<TokenizerKind>,
+    /// Longest row in tokens, for a published model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence_length: Option<usize>,
+    /// Several rows in one; `Some` exactly for [`Task::Sft`](super::Task::Sft), as the next five.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<bool>,
+    /// Learn prompts too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_on_inputs: Option<bool>,
+    /// Which ends of turns are learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_on_eos: Option<TrainOnEos>,
+    /// Whose messages are learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles_to_train: Option<Vec<String>>,
+    /// What is done with rows that are too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlong: Option<Overlong>,
+    /// Names of columns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fields: Option<BTreeMap<String, String>>,
+    /// A template in place of the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
     /// The columns of a table; `Some` exactly for [`Format::Csv`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<Columns>,
@@ -211,6 +343,17 @@ pub struct Data {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
+    /// What the names of the columns say.
+    Auto,
+    /// Rows with `messages`.
+    Messages,
+    /// Rows with `prompt` and `completion`.
+    PromptCompletion,
+    /// Rows with `instruction`, `input` and `output`.
+    Alpaca,
+    /// Rows with `conversations`.
+    #[serde(rename = "sharegpt")]
+    ShareGpt,
     /// UTF-8 text.
     Text,
     /// Tables with a header line.
@@ -227,6 +370,34 @@ pub enum TokenizerKind {
     Char,
     /// One token per byte.
     Byte,
+    /// The published model's own.
+    Model,
+}
+
+/// `data.overlong`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overlong {
+    /// Leave the row out.
+    Drop,
+    /// Cut its end off.
+    Truncate,
+    /// A mistake.
+    Error,
+}
+
+/// `data.train_on_eos`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrainOnEos {
+    /// What ends each turn that is trained on.
+    Turn,
+    /// What ends the last turn.
+    Last,
+    /// What ends any turn.
+    All,
+    /// None.
+    None,
 }
 
 /// `data.columns`.

@@ -10,27 +10,38 @@ mod optimizer;
 mod rhythm;
 mod schedule;
 mod train;
+mod tuning;
 
 pub use data::{
-    ColumnType, Columns, Data, Format, MeanStd, Missing, Normalize, NormalizeName, Split,
-    TokenizerKind,
+    ColumnType, Columns, Data, Format, MeanStd, Missing, Normalize, NormalizeName, Overlong, Split,
+    TokenizerKind, TrainOnEos,
 };
 pub use generate::Generate;
-pub use model::{Activation, Cnn, Gpt, Mlp, Model};
+pub use model::{Activation, Cnn, Gpt, Mlp, Model, Pretrained};
 pub use optimizer::{DecayParameters, Optimizer};
 pub use rhythm::{Checkpoint, Evaluate, Every};
 pub use schedule::Schedule;
 pub use train::{EarlyStopping, Length, Metric, Mode, NanPolicy, Train};
+pub use tuning::{
+    Adapter, AdapterInit, AdapterTargets, AdapterType, AllLinear, Quantization, QuantizationType,
+};
 
 use super::describe::{Choice, Field, Kind, Reserved, Section, Yaml};
 use serde::{Deserialize, Serialize};
 
 /// Task names, as [`super::describe::When::values`] and [`Choice::tasks`] use them.
 pub(crate) const LANGUAGE_MODEL: &str = "language-model";
+pub(crate) const SFT: &str = "sft";
 pub(crate) const CLASSIFICATION: &str = "classification";
 pub(crate) const REGRESSION: &str = "regression";
 
 const NOT_YET: &str = "is not supported by this version";
+
+/// The tasks that train language models.
+const LANGUAGE: &[super::describe::When] = &[super::describe::When {
+    key: "task",
+    values: &[LANGUAGE_MODEL, SFT],
+}];
 
 /// The whole config.
 pub static ROOT: Section = Section {
@@ -43,7 +54,6 @@ pub static ROOT: Section = Section {
             "What is trained; decides which other keys apply.",
         )
         .reserved(&[
-            Reserved { name: "sft", why: NOT_YET },
             Reserved { name: "table", why: NOT_YET },
             Reserved { name: "sequence-classification", why: NOT_YET },
             Reserved { name: "distill", why: NOT_YET },
@@ -61,11 +71,16 @@ pub static ROOT: Section = Section {
         Field::with_default("precision", Kind::Choice(PRECISIONS), "f32", "Number format of the computation.")
             .also_known_as(&["dtype"])
             .reserved(&[
-                Reserved { name: "bf16", why: NOT_YET },
                 Reserved { name: "fp16", why: NOT_YET },
                 Reserved { name: "f16", why: NOT_YET },
             ]),
         Field::section("model", &model::SECTION),
+        Field::optional_section("adapter", &tuning::ADAPTER)
+            .when(LANGUAGE)
+            .also_known_as(&["lora", "peft"]),
+        Field::optional_section("quantization", &tuning::QUANTIZATION)
+            .when(LANGUAGE)
+            .also_known_as(&["quantize", "bnb", "quantization_config"]),
         Field::section("data", &data::SECTION).also_known_as(&["dataset", "datasets"]),
         Field::section("train", &train::SECTION).also_known_as(&["training", "trainer"]),
         Field::section("optimizer", &optimizer::SECTION).also_known_as(&["optimiser", "optim"]),
@@ -73,16 +88,14 @@ pub static ROOT: Section = Section {
         Field::section("evaluate", &rhythm::EVALUATE).also_known_as(&["eval", "evaluation", "validation"]),
         Field::section("checkpoint", &rhythm::CHECKPOINT).also_known_as(&["checkpoints", "save"]),
         Field::optional_section("generate", &generate::SECTION)
-            .when(&[super::describe::When { key: "task", values: &[LANGUAGE_MODEL] }])
+            .when(LANGUAGE)
             .also_known_as(&["sample", "generation"])
             .in_starter(),
     ],
     rules: &[],
     reserved: &[
-        Reserved { name: "adapter", why: NOT_YET },
-        Reserved { name: "quantization", why: NOT_YET },
         Reserved { name: "export", why: NOT_YET },
-        Reserved { name: "base_model", why: "(Axolotl's dialect) is not supported by this version: use `model` and `data`" },
+        Reserved { name: "base_model", why: "(Axolotl's dialect) cannot be mixed with `model` or `data`: write the one or the other" },
     ],
 };
 
@@ -90,7 +103,11 @@ pub static ROOT: Section = Section {
 pub(crate) const TASKS: &[Choice] = &[
     Choice::new(
         LANGUAGE_MODEL,
-        "Predict the next character or byte of text.",
+        "Predict the next character, byte or token of text.",
+    ),
+    Choice::new(
+        SFT,
+        "Teach a published language model to answer: supervised fine-tuning.",
     ),
     Choice::new(
         CLASSIFICATION,
@@ -104,7 +121,14 @@ const DEVICES: &[Choice] = &[
     Choice::new("cpu", "The CPU."),
 ];
 
-const PRECISIONS: &[Choice] = &[Choice::new("f32", "32-bit floating point.")];
+const PRECISIONS: &[Choice] = &[
+    Choice::new("f32", "32-bit floating point."),
+    Choice::for_tasks(
+        "bf16",
+        &[LANGUAGE_MODEL, SFT],
+        "bfloat16 for a frozen base and its activations; what is trained stays in f32.",
+    ),
+];
 
 /// A checked config with every default filled in. Made by [`super::load`] and [`super::parse`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,6 +144,12 @@ pub struct Config {
     pub precision: Precision,
     /// Architecture and sizes.
     pub model: Model,
+    /// Low-rank adapters, trained in place of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<Adapter>,
+    /// How the frozen weights under an adapter are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
     /// Where the examples come from.
     pub data: Data,
     /// Length of the run, batches, clipping, stopping.
@@ -141,8 +171,10 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
-    /// Predict the next character or byte.
+    /// Predict the next character, byte or token.
     LanguageModel,
+    /// Supervised fine-tuning.
+    Sft,
     /// Predict a class.
     Classification,
     /// Predict a number.
@@ -165,4 +197,6 @@ pub enum Device {
 pub enum Precision {
     /// 32-bit floating point.
     F32,
+    /// bfloat16 where nothing is trained.
+    Bf16,
 }

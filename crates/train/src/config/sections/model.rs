@@ -1,7 +1,7 @@
 //! `model`: architecture and sizes.
 
 use super::super::describe::{BELOW_ONE, Choice, Field, Kind, Section, When, Yaml};
-use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION};
+use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION, SFT};
 use serde::{Deserialize, Serialize};
 
 const GPT: &[When] = &[When {
@@ -15,6 +15,14 @@ const MLP: &[When] = &[When {
 const CNN: &[When] = &[When {
     key: "architecture",
     values: &["cnn"],
+}];
+const PRETRAINED: &[When] = &[When {
+    key: "architecture",
+    values: &["pretrained"],
+}];
+const OUR_OWN: &[When] = &[When {
+    key: "architecture",
+    values: &["gpt", "mlp", "cnn"],
 }];
 const MLP_OR_CNN: &[When] = &[When {
     key: "architecture",
@@ -33,6 +41,11 @@ const ARCHITECTURES: &[Choice] = &[
         &[CLASSIFICATION],
         "Convolution blocks, each halving the image, then a hidden layer.",
     ),
+    Choice::for_tasks(
+        "pretrained",
+        &[LANGUAGE_MODEL, SFT],
+        "A published model: what `base` says.",
+    ),
 ];
 
 const ACTIVATIONS: &[Choice] = &[
@@ -45,17 +58,25 @@ const ACTIVATIONS: &[Choice] = &[
 pub(super) static SECTION: Section = Section {
     doc: "Architecture and sizes.",
     fields: &[
-        Field::required(
+        Field::with_default_by(
             "architecture",
             Kind::Choice(ARCHITECTURES),
             Yaml::By {
                 key: "task",
-                cases: &[(LANGUAGE_MODEL, "gpt")],
-                otherwise: Some("mlp"),
+                cases: &[(SFT, "pretrained")],
+                otherwise: None,
             },
-            "The kind of network.",
+            "The kind of network; `pretrained` may be left out where `base` is given.",
         )
         .also_known_as(&["name", "type", "arch"]),
+        Field::required(
+            "base",
+            Kind::ModelPath,
+            Yaml::Always("path/to/model"),
+            "The model directory to start from (config.json, weights and tokenizer), or its id on the Hugging Face hub.",
+        )
+        .when(PRETRAINED)
+        .also_known_as(&["base_model", "model_name_or_path", "pretrained", "path"]),
         Field::with_default(
             "layers",
             Kind::Integer(1, 1_000),
@@ -161,7 +182,8 @@ pub(super) static SECTION: Section = Section {
             Kind::Number(BELOW_ONE),
             "0.0",
             "Share of activations dropped while training.",
-        ),
+        )
+        .when(OUR_OWN),
     ],
     rules: &[],
     reserved: &[],
@@ -177,6 +199,8 @@ pub enum Model {
     Mlp(Mlp),
     /// Convolution blocks, then fully connected layers.
     Cnn(Cnn),
+    /// A published model.
+    Pretrained(Pretrained),
 }
 
 /// `model` with `architecture: gpt`. The vocabulary size comes from the data.
@@ -225,6 +249,14 @@ pub struct Cnn {
     pub hidden: Vec<usize>,
     /// Share of activations dropped before the output layer while training.
     pub dropout: f64,
+}
+
+/// `model` with `base`. Sizes and vocabulary come from its directory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pretrained {
+    /// An absolute path, or an id on the hub.
+    pub base: String,
 }
 
 /// `model.activation`.

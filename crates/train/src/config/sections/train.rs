@@ -3,7 +3,7 @@
 use super::super::describe::{
     Choice, Field, Kind, NOT_NEGATIVE, POSITIVE, Reserved, Rule, Section, When, Yaml,
 };
-use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION};
+use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION, SFT};
 use serde::{Deserialize, Serialize};
 
 const NAN_POLICIES: &[Choice] = &[
@@ -20,13 +20,18 @@ const NAN_POLICIES: &[Choice] = &[
 const METRICS: &[Choice] = &[
     Choice::new("loss", "The training objective."),
     Choice::for_tasks("accuracy", &[CLASSIFICATION], "Share of right answers."),
-    Choice::for_tasks("perplexity", &[LANGUAGE_MODEL], "exp(loss)."),
+    Choice::for_tasks("perplexity", &[LANGUAGE_MODEL, SFT], "exp(loss)."),
 ];
 
 const MODES: &[Choice] = &[
     Choice::new("min", "Lower is better."),
     Choice::new("max", "Higher is better."),
 ];
+
+const LANGUAGE: &[When] = &[When {
+    key: "task",
+    values: &[LANGUAGE_MODEL, SFT],
+}];
 
 pub(super) static SECTION: Section = Section {
     doc: "Length of the run, batches, clipping, stopping.",
@@ -52,6 +57,7 @@ pub(super) static SECTION: Section = Section {
                 key: "task",
                 cases: &[
                     (LANGUAGE_MODEL, "16"),
+                    (SFT, "1"),
                     (CLASSIFICATION, "64"),
                     (REGRESSION, "64"),
                 ],
@@ -120,6 +126,21 @@ pub(super) static SECTION: Section = Section {
             "Updates between lines of metrics.",
         )
         .also_known_as(&["log_interval", "logging_steps", "log_every"]),
+        Field::with_default(
+            "gradient_checkpointing",
+            Kind::Boolean,
+            "false",
+            "Recompute each layer's activations in the backward pass instead of keeping them.",
+        )
+        .when(LANGUAGE),
+        Field::optional(
+            "neftune_noise_alpha",
+            Kind::Number(POSITIVE),
+            "5.0",
+            "Noise on the embeddings while training (NEFTune).",
+        )
+        .when(LANGUAGE)
+        .also_known_as(&["neftune", "neftune_alpha"]),
         Field::optional(
             "threads",
             Kind::Integer(1, 4_096),
@@ -206,6 +227,12 @@ pub struct Train {
     pub max_skipped_steps: Option<u64>,
     /// Updates between lines of metrics.
     pub log_every_steps: u64,
+    /// Recompute activations in the backward pass; `Some` exactly for language models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_checkpointing: Option<bool>,
+    /// Noise on the embeddings while training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neftune_noise_alpha: Option<f64>,
     /// CPU threads; `None` means all cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
