@@ -41,11 +41,11 @@ impl Dataset for Corners {
             targets.push((a ^ b) as f32);
         }
         let rows = indices.len();
-        Ok(Batch {
-            inputs: Array::from_vec(inputs, [rows, 2])?,
-            targets: Array::from_vec(targets, [rows])?,
+        Ok(Batch::new(
+            Array::from_vec(inputs, [rows, 2])?,
+            Array::from_vec(targets, [rows])?,
             rows,
-        })
+        ))
     }
 }
 

@@ -17,6 +17,10 @@ pub struct LmInput<'a> {
     pub mask: Option<&'a Tensor>,
     /// Keys and values of earlier positions; this call's are appended.
     pub cache: Option<&'a mut KvCache>,
+    /// Where several sequences share a row: the lengths of those of each row. Positions start again
+    /// at 0 in each and none sees another, so that the result is that of each alone; what is left
+    /// of a row is padding. Not together with the others.
+    pub segments: Option<&'a [Vec<usize>]>,
 }
 
 /// Tokens `[batch, time]` in, logits `[batch, time, vocabulary]` out, each seeing only earlier

@@ -156,7 +156,7 @@ fn packed_sequences_do_not_see_one_another() {
             LmInput {
                 positions: Some(&positions),
                 mask: Some(&mask),
-                cache: None,
+                ..Default::default()
             },
         );
         for (start, count) in [(0, 7), (7, 4)] {

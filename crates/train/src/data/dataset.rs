@@ -21,13 +21,32 @@ pub struct Batch {
     pub targets: Array,
     /// How many samples this is.
     pub rows: usize,
+    /// Where several sequences share a row: the lengths of those of each row, which do not see one
+    /// another. What is left of a row is padding.
+    pub segments: Option<Vec<Vec<usize>>>,
 }
 
+/// The target of a position that asks for no prediction.
+pub const IGNORED: i64 = -100;
+
 impl Batch {
+    /// Samples of one sequence each.
+    pub fn new(inputs: Array, targets: Array, rows: usize) -> Self {
+        Self {
+            inputs,
+            targets,
+            rows,
+            segments: None,
+        }
+    }
+
     /// How many predictions the batch asks for: the weight of its mean loss in an exact mean over
     /// batches of different sizes.
     pub fn target_count(&self) -> usize {
-        self.targets.shape().numel()
+        match self.targets.as_slice::<i64>() {
+            Ok(targets) => targets.iter().filter(|target| **target != IGNORED).count(),
+            Err(_) => self.targets.shape().numel(),
+        }
     }
 }
 

@@ -173,11 +173,11 @@ impl Dataset for Images {
             None => Vec::new(),
         };
         let rows = indices.len();
-        Ok(Batch {
-            inputs: Array::from_vec(inputs, [rows, 1, height, width])?,
-            targets: Array::from_slice(&targets, [targets.len()])?,
+        Ok(Batch::new(
+            Array::from_vec(inputs, [rows, 1, height, width])?,
+            Array::from_slice(&targets, [targets.len()])?,
             rows,
-        })
+        ))
     }
 }
 

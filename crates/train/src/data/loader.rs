@@ -71,7 +71,7 @@ impl LoaderConfig {
 ///         let rows = indices.len();
 ///         let inputs: Vec<f32> = indices.iter().map(|&i| i as f32).collect();
 ///         let targets: Vec<f32> = inputs.iter().map(|x| x * x).collect();
-///         Ok(Batch { inputs: Array::from_vec(inputs, [rows, 1])?, targets: Array::from_vec(targets, [rows])?, rows })
+///         Ok(Batch::new(Array::from_vec(inputs, [rows, 1])?, Array::from_vec(targets, [rows])?, rows))
 ///     }
 /// }
 ///

@@ -22,13 +22,14 @@ mod order;
 mod preprocessing;
 mod report;
 mod scaling;
+pub mod sft;
 mod table;
 mod table_encoding;
 mod text;
 mod tokenizer;
 
 pub use csv_file::{ColumnKind, Missing};
-pub use dataset::{Batch, Dataset, Holdout, Parts, Split, Splits};
+pub use dataset::{Batch, Dataset, Holdout, IGNORED, Parts, Split, Splits};
 pub use files::find_files;
 pub use image::{ImageData, ImagePreprocessing, Images};
 pub use loader::{Epoch, Loader, LoaderConfig};

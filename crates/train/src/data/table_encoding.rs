@@ -436,10 +436,6 @@ impl Dataset for Rows {
             )?,
             Targets::None => Array::from_vec(Vec::<i64>::new(), [0])?,
         };
-        Ok(Batch {
-            inputs: Array::from_vec(inputs, shape)?,
-            targets,
-            rows,
-        })
+        Ok(Batch::new(Array::from_vec(inputs, shape)?, targets, rows))
     }
 }

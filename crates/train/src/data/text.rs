@@ -199,11 +199,11 @@ fn windows(
         tokens.push_window(start, length, &mut inputs);
         tokens.push_window(start + 1, length, &mut targets);
     }
-    Ok(Batch {
-        inputs: Array::from_vec(inputs, [rows, length])?,
-        targets: Array::from_vec(targets, [rows, length])?,
+    Ok(Batch::new(
+        Array::from_vec(inputs, [rows, length])?,
+        Array::from_vec(targets, [rows, length])?,
         rows,
-    })
+    ))
 }
 
 /// Text files read for training.

@@ -80,7 +80,7 @@ pub struct Outcome {
 ///         let rows = indices.len();
 ///         let x: Vec<f32> = indices.iter().map(|&i| i as f32 / 32.0).collect();
 ///         let y: Vec<f32> = x.iter().map(|x| 3.0 * x + 1.0).collect();
-///         Ok(Batch { inputs: Array::from_vec(x, [rows, 1])?, targets: Array::from_vec(y, [rows])?, rows })
+///         Ok(Batch::new(Array::from_vec(x, [rows, 1])?, Array::from_vec(y, [rows])?, rows))
 ///     }
 /// }
 ///

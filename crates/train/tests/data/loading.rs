@@ -46,11 +46,7 @@ impl Dataset for Numbers {
         let values: Vec<i64> = indices.iter().map(|&index| index as i64).collect();
         let rows = indices.len();
         let array = Array::from_vec(values, [rows])?;
-        Ok(Batch {
-            inputs: array.clone(),
-            targets: array,
-            rows,
-        })
+        Ok(Batch::new(array.clone(), array, rows))
     }
 }
 
