@@ -12,7 +12,7 @@ use entrenar_core::Tensor;
 use entrenar_core::autograd::checkpoint;
 
 use crate::parameter::lock;
-use crate::{Buffer, Module};
+use crate::{Buffer, Module, NamedParameters};
 
 /// Whether a pass trains or evaluates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,13 +163,41 @@ impl Ctx {
     where
         M: Module + Clone + 'static,
     {
-        let versions: Vec<_> = module
-            .named_parameters()
+        let parameters = module.named_parameters();
+        let module = module.clone();
+        self.checkpoint_with(parameters, x, move |x, cx| module.forward(x, cx))
+    }
+
+    /// [`Ctx::checkpoint`] of any function of `x` whose `parameters` are those.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// ```
+    /// use entrenar_nn::{Ctx, Init, Linear, Module, Parameters};
+    /// use entrenar_core::{DType, Tensor};
+    /// use std::sync::Arc;
+    /// let layer = Arc::new(Linear::new(2, 3, &mut Init::new(0))?);
+    /// let x = Tensor::ones([4, 2], DType::F32);
+    /// let inner = layer.clone();
+    /// let run = move |x: &Tensor, cx: &mut Ctx| inner.forward(x, cx)?.tanh();
+    /// let y = Ctx::train(0, 0).checkpoint_with(layer.named_parameters(), &x, run)?;
+    /// y.sum()?.backward()?;
+    /// assert!(layer.weight.grad().is_some());
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn checkpoint_with(
+        &mut self,
+        parameters: NamedParameters,
+        x: &Tensor,
+        run: impl Fn(&Tensor, &mut Ctx) -> Result<Tensor> + Send + Sync + 'static,
+    ) -> Result<Tensor> {
+        let versions: Vec<_> = parameters
             .into_iter()
             .map(|(name, p)| (name, p.version(), p))
             .collect();
         let (mode, keys, path) = (self.mode, self.draw(), self.path.clone());
-        let module = module.clone();
         // Filled by the first run; a replay finds it taken.
         let updates = Arc::new(Mutex::new(Some(Vec::new())));
         let first_updates = updates.clone();
@@ -185,7 +213,7 @@ impl Ctx {
             let mut cx = Ctx::new(mode, keys);
             cx.path = path.clone();
             let _label = memory::scope_layer(path.clone());
-            let y = module.forward(&inputs[0], &mut cx)?;
+            let y = run(&inputs[0], &mut cx)?;
             if let Some(list) = lock(&updates).as_mut() {
                 list.append(&mut cx.updates);
             }

@@ -644,3 +644,101 @@ fn a_base_is_a_path_or_a_hub_id_and_names_the_architecture() {
         Some(TokenizerKind::Model)
     );
 }
+
+/// The example of Axolotl's own documentation, every key of it.
+const AXOLOTL: &str = r#"
+base_model: NousResearch/Llama-3.2-1B
+load_in_4bit: true
+adapter: qlora
+datasets:
+  - path: mhenrichsen/alpaca.jsonl
+    type: alpaca
+val_set_size: 0.1
+sequence_len: 2048
+sample_packing: true
+eval_sample_packing: true
+lora_r: 32
+lora_alpha: 16
+lora_dropout: 0.05
+lora_target_modules:
+  - gate_proj
+  - down_proj
+  - up_proj
+  - q_proj
+  - v_proj
+  - k_proj
+  - o_proj
+wandb_project:
+wandb_entity:
+gradient_accumulation_steps: 4
+micro_batch_size: 2
+num_epochs: 1
+optimizer: adamw_bnb_8bit
+lr_scheduler: cosine
+learning_rate: 2e-4
+bf16: auto
+tf32: false
+gradient_checkpointing: true
+resume_from_checkpoint:
+logging_steps: 1
+flash_attention: true
+warmup_ratio: 0.1
+evals_per_epoch: 4
+saves_per_epoch: 1
+output_dir: ./outputs/qlora
+special_tokens:
+  pad_token: "<|end_of_text|>"
+"#;
+
+#[test]
+fn a_config_of_axolotls_is_ours_in_other_words() {
+    let loaded = good(AXOLOTL, &[]);
+    let ours = "
+task: sft
+seed: 42
+precision: bf16
+model: {base: NousResearch/Llama-3.2-1B}
+adapter:
+  rank: 32
+  alpha: 16
+  dropout: 0.05
+  targets: [gate_proj, down_proj, up_proj, q_proj, v_proj, k_proj, o_proj]
+quantization: {type: nf4, double: true}
+data: {path: mhenrichsen/alpaca.jsonl, format: alpaca, validation: 0.1, sequence_length: 2048, packing: true}
+train:
+  epochs: 1
+  batch_size: 2
+  gradient_accumulation_steps: 4
+  gradient_checkpointing: true
+  max_grad_norm: 1
+  log_every_steps: 1
+optimizer: {name: adamw8bit, learning_rate: 2e-4, weight_decay: 0}
+schedule: {name: cosine, warmup_ratio: 0.1}
+evaluate: {times_per_epoch: 4}
+checkpoint: {times_per_epoch: 1}
+";
+    assert_eq!(loaded.config, good(ours, &[]).config);
+    assert_eq!(
+        loaded.output.as_deref(),
+        Some(Path::new("/folder/./outputs/qlora"))
+    );
+    for line in [
+        "base_model -> model.base: NousResearch/Llama-3.2-1B",
+        "load_in_4bit: what `adapter: qlora` says",
+        "adapter -> quantization.type: nf4",
+        "optimizer -> optimizer.name: adamw8bit",
+        "flash_attention: has no effect on the result here",
+    ] {
+        assert!(
+            loaded.mapping.iter().any(|l| l == line),
+            "{line}: {:#?}",
+            loaded.mapping
+        );
+    }
+    // What is written as nothing is not mentioned.
+    assert!(!loaded.mapping.iter().any(|l| l.contains("wandb")));
+    // `--set` speaks the dialect too.
+    let loaded = good(AXOLOTL, &["lora_r=8", "adapter=lora", "load_in_4bit=false"]);
+    assert_eq!(loaded.config.adapter.unwrap().rank, 8);
+    assert_eq!(loaded.config.quantization, None);
+}

@@ -28,12 +28,7 @@ fn task(text: &str) -> Result<Task, String> {
         .find(|(name, _)| *name == text)
         .map(|&(_, task)| task)
         .ok_or_else(|| {
-            let later = [
-                "table",
-                "sequence-classification",
-                "distill",
-                "preference",
-            ];
+            let later = ["table", "sequence-classification", "distill", "preference"];
             let why = if later.contains(&text) {
                 "not supported by this version"
             } else {

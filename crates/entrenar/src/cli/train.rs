@@ -37,6 +37,9 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
     for warning in &loaded.warnings {
         output.warn(&warning.to_string());
     }
+    for line in &loaded.mapping {
+        output.note(line);
+    }
     if args.dry_run {
         show(&loaded, output)
     } else {
@@ -58,7 +61,7 @@ fn show(loaded: &Loaded, output: Output) -> Result<(), Failure> {
 fn start(loaded: &Loaded, args: &Args, output: Output) -> Result<(), Failure> {
     // From here on a signal saves the state instead of ending the process.
     let signals = Signals::install()?;
-    let place = match &args.run_dir {
+    let place = match args.run_dir.as_ref().or(loaded.output.as_ref()) {
         Some(directory) => RunPlace::At(directory.clone()),
         None => {
             let name = args.config.file_stem().unwrap_or_default();

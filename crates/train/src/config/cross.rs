@@ -15,6 +15,7 @@ pub(super) fn fill_rhythms(resolved: &mut Json) {
         if let Some(section) = resolved.get_mut(section).and_then(Json::as_object_mut)
             && !section.contains_key("every_steps")
             && !section.contains_key("every_epochs")
+            && !section.contains_key("times_per_epoch")
         {
             match steps {
                 Some(steps) => section.insert("every_steps".to_owned(), json!(steps.div_ceil(10))),

@@ -24,6 +24,7 @@
 //! assert_eq!(loaded.config.optimizer.learning_rate(), 0.1);
 //! ```
 
+mod axolotl;
 mod check;
 mod cross;
 pub mod describe;
@@ -53,6 +54,10 @@ pub struct Loaded {
     pub config: Config,
     /// What is legal but probably not meant; for the caller to print, once.
     pub warnings: Vec<Warning>,
+    /// For a config in Axolotl's dialect: what each of its keys became; for the caller to print.
+    pub mapping: Vec<String>,
+    /// Where the config itself wants the run directory (only Axolotl's dialect does); absolute.
+    pub output: Option<std::path::PathBuf>,
     names: Names,
     places: BTreeMap<String, Place>,
 }
@@ -182,6 +187,26 @@ pub fn parse(
     let Some(mut root) = root else {
         return Err(finish(problems));
     };
+    let (mut mapping, mut output) = (Vec::new(), None);
+    match axolotl::translate(&root) {
+        None => {}
+        Some(Ok(translated)) => {
+            (root, mapping) = (translated.root, translated.mapping);
+            let from = |place| match place {
+                Place::File { .. } => folder,
+                Place::Set(_) => Path::new("."),
+            };
+            output = translated
+                .output
+                .map(|(path, place)| from(place).join(path));
+        }
+        Some(Err(faults)) => {
+            for (place, key, message) in faults {
+                problems.push(problem(&names, Some(place), &key, message));
+            }
+            return Err(finish(problems));
+        }
+    }
     cross::name_pretrained(&mut root);
 
     let folders = Folders {
@@ -213,6 +238,8 @@ pub fn parse(
     let mut loaded = Loaded {
         config,
         warnings: checked.warnings,
+        mapping,
+        output,
         names,
         places,
     };

@@ -16,7 +16,7 @@ use super::callback::{Callback, Control, Moment, metric_of};
 use super::evaluate::{Evaluation, Running, evaluate};
 use super::objective::Objective;
 use super::session::{Session, numbers};
-use super::settings::{NanPolicy, Settings, due, total_steps};
+use super::settings::{NanPolicy, Settings, due, in_steps, total_steps};
 use super::state::load_weights;
 use super::update::{Bad, Cells, non_finite_parameter, update};
 use crate::data::{Batch, Loader, Split};
@@ -112,6 +112,8 @@ pub struct Trainer<'a, M> {
     sample: Option<Sampler<'a>>,
     /// Whether odd settings are told; a config's warnings were told with their places.
     pub(super) warn: bool,
+    /// What else to tell before the first step.
+    pub(super) notes: Vec<String>,
 }
 
 /// Makes a text every so many steps.
@@ -153,6 +155,7 @@ impl<'a, M: Parameters> Trainer<'a, M> {
             stop: None,
             sample: None,
             warn: true,
+            notes: Vec::new(),
         }
     }
 
@@ -235,7 +238,12 @@ impl<'a, M: Parameters> Trainer<'a, M> {
     /// `NonFinite`): the parameters are then those of the step before, and the checkpoints are as
     /// they were.
     pub fn fit(&mut self) -> Result<Outcome> {
-        let total = total_steps(&self.settings, self.training.batches_per_epoch());
+        let batches = self.training.batches_per_epoch();
+        let total = total_steps(&self.settings, batches);
+        self.settings.evaluate_every =
+            in_steps(self.settings.evaluate_every, &self.settings, batches);
+        self.settings.checkpoint_every =
+            in_steps(self.settings.checkpoint_every, &self.settings, batches);
         let cells = Cells {
             parameters: self.model.named_parameters(),
             buffers: self

@@ -9,18 +9,21 @@ use std::path::{Path, PathBuf};
 
 use entrenar_base::{Error, Result};
 use entrenar_cpu::{simd, team};
-use entrenar_nn::Init;
+use entrenar_nn::optim::Optimizer;
 use entrenar_nn::schedule::Schedule;
+use entrenar_nn::{Init, Parameters};
 use serde_json::Value;
 
 use super::fit::{Ended, Outcome, Trainer};
 use super::model::{architecture, check_memory};
+use super::objective::Objective;
 use super::recipe;
 use super::settings::total_steps;
 use super::trained::TrainedModel;
+use super::tuned;
 use crate::config::{self, Config, Loaded};
 use crate::data::{
-    Loader, LoaderConfig, OpenedData, Order, PREPROCESS_FILE, Preprocessing, open_data,
+    Loader, LoaderConfig, OpenedData, Order, PREPROCESS_FILE, Parts, Preprocessing, open_data,
 };
 use crate::run::{ProgressStyle, RunDirectory, RunPlace, Signals};
 
@@ -60,6 +63,9 @@ pub struct RunOutcome {
 pub fn run_config(loaded: &Loaded, options: RunOptions<'_>) -> Result<RunOutcome> {
     let config = &loaded.config;
     let _process = Process::set(config.train.threads, config.train.strict);
+    if let config::Model::Pretrained(model) = &config.model {
+        return tuned::run(loaded, model, options);
+    }
     let data = open_data(config).map_err(|error| placed(loaded, "data.path", error))?;
     if let (Some(generate), Preprocessing::Text(text)) = (&config.generate, &data.preprocessing) {
         text.tokenizer
@@ -71,16 +77,24 @@ pub fn run_config(loaded: &Loaded, options: RunOptions<'_>) -> Result<RunOutcome
         .map_err(|error| placed(loaded, "model", error))?;
     let directory = RunDirectory::open(&options.place, options.resume)?;
     if options.resume {
-        check_same_run(&directory, config, &data)?;
+        check_same_run(&directory, config)?;
+        check_same_data(&directory, &data)?;
     }
-    let yaml = config
-        .to_yaml()
-        .map_err(|error| Error::config(format!("cannot write the config: {error}")))?;
-    directory.write_config(&yaml)?;
+    write_config(&directory, config)?;
 
     let model = architecture.build(&mut Init::new(config.seed))?;
     let trained = TrainedModel::new(model, data.preprocessing.clone());
-    let training = train(config, &data, &trained, &directory, &options)?;
+    let job = Job {
+        model: trained.model(),
+        objective: trained.objective(),
+        optimizer: recipe::optimizer(&config.optimizer, trained.model())?,
+        files: trained.description()?,
+        sample: config.generate.as_ref().map(|generate| -> Box<Sample<'_>> {
+            Box::new(|| trained.sample(generate, config.seed))
+        }),
+        notes: Vec::new(),
+    };
+    let training = train(config, (&data.parts, data.order), job, &directory, &options)?;
     let mut outcome = RunOutcome {
         directory: directory.path().to_path_buf(),
         training,
@@ -97,39 +111,51 @@ pub fn run_config(loaded: &Loaded, options: RunOptions<'_>) -> Result<RunOutcome
     Ok(outcome)
 }
 
-fn train(
+/// Makes a text.
+pub(super) type Sample<'a> = dyn Fn() -> Result<String> + 'a;
+
+/// What is trained, for what, and by which rule.
+pub(super) struct Job<'a, M> {
+    pub model: &'a M,
+    pub objective: Box<dyn Objective<M> + 'a>,
+    pub optimizer: Box<dyn Optimizer + 'a>,
+    /// Files of every checkpoint besides weights and state.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// The text to show now and then.
+    pub sample: Option<Box<Sample<'a>>>,
+    /// What to tell before the first step.
+    pub notes: Vec<String>,
+}
+
+/// Trains as the config says on the parts of some data, the training part in that order.
+pub(super) fn train<M: Parameters>(
     config: &Config,
-    data: &OpenedData,
-    trained: &TrainedModel,
+    (parts, order): (&Parts, Order),
+    job: Job<'_, M>,
     directory: &RunDirectory,
     options: &RunOptions<'_>,
 ) -> Result<Outcome> {
     let rows = config.train.batch_size;
     let training = Loader::new(
-        data.parts.training.clone(),
+        parts.training.clone(),
         LoaderConfig {
-            order: data.order,
+            order,
             ..LoaderConfig::training(rows, config.seed)
         },
     )?;
-    let settings = recipe::settings(config, data.order == Order::Random, options.progress);
+    let settings = recipe::settings(config, order == Order::Random, options.progress);
     let total = total_steps(&settings, training.batches_per_epoch());
     let schedule = recipe::schedule(&config.schedule, config.optimizer.learning_rate(), total);
-    let model = trained.model();
-    let mut trainer = Trainer::of(
-        model,
-        trained.objective(),
-        recipe::optimizer(&config.optimizer, model)?,
-        training,
-    )
-    .settings(settings)
-    .schedule(move |step| schedule.lr_at(step))
-    .run_directory(directory);
+    let mut trainer = Trainer::of(job.model, job.objective, job.optimizer, training)
+        .settings(settings)
+        .schedule(move |step| schedule.lr_at(step))
+        .run_directory(directory);
     trainer.warn = false;
-    for (name, bytes) in trained.description()? {
+    trainer.notes = job.notes;
+    for (name, bytes) in job.files {
         trainer = trainer.checkpoint_file(name, bytes);
     }
-    if let Some(part) = &data.parts.validation {
+    if let Some(part) = &parts.validation {
         let mut order = LoaderConfig::evaluation(rows);
         if config.evaluate.max_batches.is_some() {
             // The beginning of a split may be unlike the rest of it: files are often sorted. A loader
@@ -138,7 +164,7 @@ fn train(
         }
         trainer = trainer.validation(Loader::new(part.clone(), order)?);
     }
-    if let Some(part) = &data.parts.test {
+    if let Some(part) = &parts.test {
         trainer = trainer.test(Loader::new(part.clone(), LoaderConfig::evaluation(rows))?);
     }
     if let Some(stopping) = recipe::early_stopping(config) {
@@ -150,12 +176,19 @@ fn train(
             asked.then(|| signals.name().unwrap_or("a signal").to_string())
         });
     }
-    if let Some(generate) = &config.generate
-        && let Some(steps) = generate.every_steps
-    {
-        trainer = trainer.sample_every(steps, |_| trained.sample(generate, config.seed));
+    let every = config.generate.as_ref().and_then(|g| g.every_steps);
+    if let (Some(steps), Some(sample)) = (every, job.sample) {
+        trainer = trainer.sample_every(steps, move |_| sample());
     }
     trainer.fit()
+}
+
+/// Leaves the resolved config in the run directory.
+pub(super) fn write_config(directory: &RunDirectory, config: &Config) -> Result<()> {
+    let yaml = config
+        .to_yaml()
+        .map_err(|error| Error::config(format!("cannot write the config: {error}")))?;
+    directory.write_config(&yaml)
 }
 
 /// What a config sets for the whole process, for as long as this lives.
@@ -186,7 +219,7 @@ impl Drop for Process {
 }
 
 /// An error with the place in the config that led to it.
-fn placed(loaded: &Loaded, key: &str, error: Error) -> Error {
+pub(super) fn placed(loaded: &Loaded, key: &str, error: Error) -> Error {
     error.context(config::place_and_key(&loaded.location(key), key))
 }
 
@@ -196,6 +229,8 @@ const FIXED: &[&str] = &[
     "seed",
     "precision",
     "model",
+    "adapter",
+    "quantization",
     "data",
     "train.batch_size",
     "train.gradient_accumulation_steps",
@@ -206,8 +241,8 @@ const FIXED: &[&str] = &[
 /// Where the data lie may change as long as they are the same.
 const MOVABLE: &str = "data.path";
 
-/// Refuses to continue a run that was begun with another model or other data.
-fn check_same_run(directory: &RunDirectory, config: &Config, data: &OpenedData) -> Result<()> {
+/// Refuses to continue a run that was begun with another config where it may not change.
+pub(super) fn check_same_run(directory: &RunDirectory, config: &Config) -> Result<()> {
     let Some(text) = directory.read_config()? else {
         return Ok(());
     };
@@ -226,6 +261,11 @@ fn check_same_run(directory: &RunDirectory, config: &Config, data: &OpenedData) 
             "{name}: the run was begun with {path} {before}, now it is {now}; it cannot be continued so"
         )));
     }
+    Ok(())
+}
+
+/// Refuses to continue a run on data that give other inputs.
+fn check_same_data(directory: &RunDirectory, data: &OpenedData) -> Result<()> {
     let stored = entrenar_io::Store::at(directory.checkpoints()).latest()?;
     if let Some(checkpoint) = stored.checkpoint
         && checkpoint.contains(PREPROCESS_FILE)

@@ -8,7 +8,8 @@
 //! a parameter or a checkpoint unnoticed; memory does not grow with the number of steps; nothing of
 //! a run stays behind in the process. Files: `fit` is the loop, `update` one step, `evaluate` one
 //! evaluation, `session` and `state` what is carried and what is saved, `objective` and `callback`
-//! what others may supply; `from_config`, `recipe` and `model` make a run from a config, `trained` and
+//! what others may supply; `from_config`, `recipe` and `model` make a run from a config,
+//! `tuned` one that begins with a published model, `trained` and
 //! `predict` serve the final model.
 
 mod callback;
@@ -24,6 +25,7 @@ mod settings;
 mod state;
 mod totals;
 mod trained;
+mod tuned;
 mod update;
 
 pub use callback::{
@@ -37,3 +39,4 @@ pub use objective::{BinaryCrossEntropy, CrossEntropy, MeanSquaredError, Measure,
 pub use predict::{Prediction, PredictionFormat};
 pub use settings::{NanPolicy, Settings, Unit};
 pub use trained::TrainedModel;
+pub use tuned::{Plan, plan};

@@ -18,7 +18,33 @@ pub(super) fn optimizer(
     config: &config::Optimizer,
     model: &impl Parameters,
 ) -> Result<Box<dyn Optimizer>> {
-    let groups = groups(config, model.trainable_parameters());
+    build(config, groups(config, model.trainable_parameters()))
+}
+
+/// The optimizer of a config with adapters: with LoRA+, their second matrices learn faster.
+///
+/// Hayou et al., "LoRA+: Efficient Low Rank Adaptation of Large Models", 2024.
+pub(super) fn tuning_optimizer(
+    config: &Config,
+    parameters: NamedParameters,
+) -> Result<Box<dyn Optimizer>> {
+    let ratio = config.adapter.as_ref().and_then(|adapter| adapter.lr_ratio);
+    let Some(ratio) = ratio else {
+        return build(&config.optimizer, groups(&config.optimizer, parameters));
+    };
+    let (fast, slow): (NamedParameters, NamedParameters) = parameters
+        .into_iter()
+        .partition(|(name, _)| name.ends_with("lora_B.weight"));
+    let fast = groups(&config.optimizer, fast);
+    let fast = fast
+        .into_iter()
+        .map(|group| group.learning_rate_scale(ratio));
+    let mut all = groups(&config.optimizer, slow);
+    all.extend(fast);
+    build(&config.optimizer, all)
+}
+
+fn build(config: &config::Optimizer, groups: Vec<ParamGroup>) -> Result<Box<dyn Optimizer>> {
     Ok(match *config {
         config::Optimizer::AdamW {
             learning_rate,

@@ -60,7 +60,7 @@ impl Session {
         let (metric, mode) = settings.best_by.clone();
         let mut state = State::new(Best::new(metric, mode), settings.seed, total);
         let mut store = None;
-        let mut notes = Vec::new();
+        let mut notes = std::mem::take(&mut trainer.notes);
         let mut resumed = None;
         if let Some(directory) = trainer.directory {
             let opened = Store::new(directory.checkpoints())?;

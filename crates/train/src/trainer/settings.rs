@@ -98,6 +98,19 @@ pub(super) fn due(every: Every, before: (u64, u64), after: (u64, u64)) -> bool {
     match every {
         Every::Steps(steps) => after.0 / steps.max(1) > before.0 / steps.max(1),
         Every::Epochs(epochs) => after.1 / epochs.max(1) > before.1 / epochs.max(1),
+        // Made steps of before the run begins.
+        Every::PerEpoch(_) => false,
+    }
+}
+
+/// A rhythm of parts of an epoch as one of steps.
+pub(super) fn in_steps(every: Every, settings: &Settings, batches_per_epoch: u64) -> Every {
+    let group = settings.gradient_accumulation_steps.max(1) as u64;
+    match every {
+        Every::PerEpoch(times) => {
+            Every::Steps((batches_per_epoch.div_ceil(group) / times.max(1)).max(1))
+        }
+        other => other,
     }
 }
 

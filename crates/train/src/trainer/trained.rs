@@ -74,32 +74,14 @@ impl TrainedModel {
     ///
     /// What the file system reports.
     pub fn save(&self, directory: &Path) -> Result<()> {
-        let name = directory.file_name().unwrap_or_default().to_string_lossy();
-        // One fixed name: what a kill leaves is overwritten by the next attempt.
-        let temporary: PathBuf = directory.with_file_name(format!(".{name}-new"));
-        let failed = |what: &'static str| {
-            move |error| {
-                Error::io(
-                    directory,
-                    format!("cannot {what} the model directory"),
-                    error,
-                )
+        replace_directory(directory, |new| {
+            for (name, bytes) in self.description()? {
+                write_atomic(new.join(name), &bytes)?;
             }
-        };
-        if temporary.exists() {
-            fs::remove_dir_all(&temporary).map_err(failed("prepare"))?;
-        }
-        fs::create_dir_all(&temporary).map_err(failed("create"))?;
-        for (name, bytes) in self.description()? {
-            write_atomic(temporary.join(name), &bytes)?;
-        }
-        let state = self.model.state();
-        let metadata = with_checksums(metadata(), &state);
-        write_safetensors(temporary.join(MODEL_FILE), &state, &metadata)?;
-        if directory.exists() {
-            fs::remove_dir_all(directory).map_err(failed("replace"))?;
-        }
-        fs::rename(&temporary, directory).map_err(failed("put in place"))
+            let state = self.model.state();
+            let metadata = with_checksums(metadata(), &state);
+            write_safetensors(new.join(MODEL_FILE), &state, &metadata)
+        })
     }
 
     /// The files of a model directory besides the weights.
@@ -249,4 +231,36 @@ impl TrainedModel {
         })?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
+}
+
+/// Puts a model directory that `write` fills in the place of one that is there.
+///
+/// # Errors
+///
+/// What `write` and the file system report; the old directory is then still there.
+pub(super) fn replace_directory(
+    directory: &Path,
+    write: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    // One fixed name: what a kill leaves is overwritten by the next attempt.
+    let temporary: PathBuf = directory.with_file_name(format!(".{name}-new"));
+    let failed = |what: &'static str| {
+        move |error| {
+            Error::io(
+                directory,
+                format!("cannot {what} the model directory"),
+                error,
+            )
+        }
+    };
+    if temporary.exists() {
+        fs::remove_dir_all(&temporary).map_err(failed("prepare"))?;
+    }
+    fs::create_dir_all(&temporary).map_err(failed("create"))?;
+    write(&temporary)?;
+    if directory.exists() {
+        fs::remove_dir_all(directory).map_err(failed("replace"))?;
+    }
+    fs::rename(&temporary, directory).map_err(failed("put in place"))
 }

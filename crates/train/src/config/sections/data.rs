@@ -89,7 +89,10 @@ const FORMATS: &[Choice] = &[
 const TOKENIZERS: &[Choice] = &[
     Choice::new("char", "One token per character that occurs in the files."),
     Choice::new("byte", "One token per byte of UTF-8: 256 tokens, any text."),
-    Choice::new("model", "The published model's own; the only choice with model.base."),
+    Choice::new(
+        "model",
+        "The published model's own; the only choice with model.base.",
+    ),
 ];
 
 const OVERLONG: &[Choice] = &[

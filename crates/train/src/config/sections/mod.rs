@@ -95,7 +95,6 @@ pub static ROOT: Section = Section {
     rules: &[],
     reserved: &[
         Reserved { name: "export", why: NOT_YET },
-        Reserved { name: "base_model", why: "(Axolotl's dialect) cannot be mixed with `model` or `data`: write the one or the other" },
     ],
 };
 

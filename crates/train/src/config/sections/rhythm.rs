@@ -1,12 +1,12 @@
 //! `evaluate` and `checkpoint`: what happens every so many steps or epochs.
 //!
-//! Without either key a run of epochs does it after every epoch, a run of steps ten times; `check.rs` writes that
+//! Without any of these keys a run of epochs does it after every epoch, a run of steps ten times; `check.rs` writes that
 //! default into the resolved config.
 
 use super::super::describe::{Field, Kind, Rule, Section};
 use serde::{Deserialize, Serialize};
 
-const EVERY: Rule = Rule::AtMostOne(&["every_steps", "every_epochs"]);
+const EVERY: Rule = Rule::AtMostOne(&["every_steps", "every_epochs", "times_per_epoch"]);
 
 pub(super) static EVALUATE: Section = Section {
     doc: "How often to measure on the validation data.",
@@ -19,6 +19,8 @@ pub(super) static EVALUATE: Section = Section {
         )
         .also_known_as(&["eval_interval", "eval_steps", "interval"]),
         Field::optional("every_epochs", Kind::Integer(1, i64::MAX), "1", "Epochs between evaluations (default in a run of epochs: 1)."),
+        Field::optional("times_per_epoch", Kind::Integer(1, i64::MAX), "4", "Evaluations in each epoch.")
+            .also_known_as(&["evals_per_epoch"]),
         Field::optional("max_batches", Kind::Integer(1, i64::MAX), "50", "Batches of one evaluation, the same sample each time; all when absent. The last evaluation sees all in any case.")
             .also_known_as(&["eval_iters", "limit_val_batches"]),
     ],
@@ -42,6 +44,13 @@ pub(super) static CHECKPOINT: Section = Section {
             "1",
             "Epochs between checkpoints (default in a run of epochs: 1).",
         ),
+        Field::optional(
+            "times_per_epoch",
+            Kind::Integer(1, i64::MAX),
+            "1",
+            "Checkpoints in each epoch.",
+        )
+        .also_known_as(&["saves_per_epoch"]),
         Field::with_default(
             "keep",
             Kind::Integer(1, i64::MAX),
@@ -58,12 +67,15 @@ pub(super) static CHECKPOINT: Section = Section {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluate {
-    /// Updates between evaluations; exactly one of this and `every_epochs` is set. Read through [`Evaluate::every`].
+    /// Updates between evaluations; exactly one of this and the next two is set. Read through [`Evaluate::every`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every_steps: Option<u64>,
     /// Epochs between evaluations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every_epochs: Option<u64>,
+    /// Evaluations in each epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times_per_epoch: Option<u64>,
     /// Batches of one evaluation; `None` means the whole split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_batches: Option<u64>,
@@ -73,12 +85,15 @@ pub struct Evaluate {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
-    /// Updates between checkpoints; exactly one of this and `every_epochs` is set. Read through [`Checkpoint::every`].
+    /// Updates between checkpoints; exactly one of this and the next two is set. Read through [`Checkpoint::every`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every_steps: Option<u64>,
     /// Epochs between checkpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every_epochs: Option<u64>,
+    /// Checkpoints in each epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times_per_epoch: Option<u64>,
     /// Newest checkpoints that are kept.
     pub keep: usize,
 }
@@ -90,25 +105,28 @@ pub enum Every {
     Steps(u64),
     /// Every so many epochs.
     Epochs(u64),
+    /// So many times in each epoch.
+    PerEpoch(u64),
 }
 
-fn every(steps: Option<u64>, epochs: Option<u64>) -> Every {
-    match (steps, epochs) {
-        (Some(steps), _) => Every::Steps(steps),
-        (None, epochs) => Every::Epochs(epochs.unwrap_or(1)),
+fn every(steps: Option<u64>, epochs: Option<u64>, times: Option<u64>) -> Every {
+    match (steps, epochs, times) {
+        (Some(steps), ..) => Every::Steps(steps),
+        (None, None, Some(times)) => Every::PerEpoch(times),
+        (None, epochs, _) => Every::Epochs(epochs.unwrap_or(1)),
     }
 }
 
 impl Evaluate {
     /// How often.
     pub fn every(&self) -> Every {
-        every(self.every_steps, self.every_epochs)
+        every(self.every_steps, self.every_epochs, self.times_per_epoch)
     }
 }
 
 impl Checkpoint {
     /// How often.
     pub fn every(&self) -> Every {
-        every(self.every_steps, self.every_epochs)
+        every(self.every_steps, self.every_epochs, self.times_per_epoch)
     }
 }

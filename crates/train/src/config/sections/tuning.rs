@@ -1,8 +1,6 @@
 //! `adapter` and `quantization`: fine-tuning with few trained numbers, over weights of few bits.
 
-use super::super::describe::{
-    ANY, BELOW_ONE, Choice, Field, Kind, POSITIVE, Section, When,
-};
+use super::super::describe::{ANY, BELOW_ONE, Choice, Field, Kind, POSITIVE, Section, When};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -111,7 +109,10 @@ pub(super) static ADAPTER: Section = Section {
 };
 
 const QUANTIZATIONS: &[Choice] = &[
-    Choice::new("nf4", "4 bits at the quantiles of a normal distribution (QLoRA)."),
+    Choice::new(
+        "nf4",
+        "4 bits at the quantiles of a normal distribution (QLoRA).",
+    ),
     Choice::new("fp4", "4-bit floating point."),
     Choice::new("int4", "4-bit whole numbers, -7 to 7."),
 ];

@@ -1,0 +1,81 @@
+//! Fine-tuning of a published model: full, with adapters (LoRA), or with adapters over quantized weights (QLoRA).
+//!
+//! [`run`] is the whole run from a config. Files: `model` is the model as the training loop sees it, `opening` makes it
+//! from a directory, `rows` makes its data, `plan` says before a run what it will take.
+
+mod model;
+mod opening;
+mod plan;
+mod rows;
+
+use entrenar_base::{Error, Result};
+use entrenar_nn::Parameters;
+
+pub use plan::{Plan, plan};
+
+use super::fit::Ended;
+use super::from_config::{
+    Job, RunOptions, RunOutcome, Sample, check_same_run, placed, train, write_config,
+};
+use super::recipe;
+use crate::config::{Loaded, Pretrained};
+use crate::data::Order;
+use crate::run::RunDirectory;
+use model::NextTokens;
+
+/// Fine-tunes as a checked config says.
+///
+/// # Errors
+///
+/// What is wrong with model, data and run directory, and what training reports.
+pub(super) fn run(
+    loaded: &Loaded,
+    base: &Pretrained,
+    options: RunOptions<'_>,
+) -> Result<RunOutcome> {
+    let config = &loaded.config;
+    let directory = opening::find(&base.base)
+        .map_err(|error| Error::config(placed(loaded, "model.base", error).to_string()))?;
+    let (mut tuned, mut notes) =
+        opening::open(config, &directory).map_err(|error| placed(loaded, "model.base", error))?;
+    let rows = rows::open(config, &tuned.text).map_err(|error| placed(loaded, "data", error))?;
+    notes.extend(rows.notes);
+    let run = RunDirectory::open(&options.place, options.resume)?;
+    if options.resume {
+        check_same_run(&run, config)?;
+    }
+    write_config(&run, config)?;
+
+    let order = if config.data.shuffle {
+        Order::Shuffled
+    } else {
+        Order::Sequential
+    };
+    let sample = config
+        .generate
+        .as_ref()
+        .map(|generate| -> Box<Sample<'_>> { Box::new(|| tuned.sample(generate, config)) });
+    let job = Job {
+        model: &tuned,
+        objective: Box::new(NextTokens),
+        optimizer: recipe::tuning_optimizer(config, tuned.trainable_parameters())?,
+        files: Vec::new(),
+        sample,
+        notes,
+    };
+    let training = train(config, (&rows.parts, order), job, &run, &options)?;
+    let mut outcome = RunOutcome {
+        directory: run.path().to_path_buf(),
+        training,
+        model: None,
+        sample: None,
+    };
+    if !matches!(outcome.training.ended, Ended::Interrupted(_)) {
+        tuned.save(&run.model())?;
+        outcome.model = Some(run.model());
+        if let Some(generate) = &config.generate {
+            outcome.sample = Some(tuned.sample(generate, config)?);
+        }
+    }
+    Ok(outcome)
+}

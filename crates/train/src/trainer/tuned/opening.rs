@@ -1,0 +1,112 @@
+//! From a model directory to a [`Tuned`]: number formats, quantization, adapters.
+
+use std::path::{Path, PathBuf};
+
+use entrenar_base::{DType, Error, Result};
+use entrenar_nn::{Init, Parameters};
+use entrenar_tune::lora::{self, LoraInit};
+use entrenar_tune::{LoraConfig, Targets};
+use entrenar_zoo::{LanguageModel, TextModel};
+
+use super::model::Tuned;
+use crate::config::{Adapter, AdapterInit, AdapterTargets, Config, Precision, Quantization};
+
+/// The directory of a base: a path, or an id of the hub.
+///
+/// # Errors
+///
+/// A directory that does not exist, or an id that is not at hand.
+pub(super) fn find(base: &str) -> Result<PathBuf> {
+    let directory = PathBuf::from(base);
+    if directory.join("config.json").is_file() {
+        return Ok(directory);
+    }
+    let what = if directory.is_dir() {
+        "has no config.json"
+    } else {
+        "does not exist"
+    };
+    Err(Error::config(format!(
+        "expected a model directory with config.json, weights and tokenizer: {base} {what}"
+    )))
+}
+
+/// The longest sequence that the model of a directory takes.
+///
+/// # Errors
+///
+/// A `config.json` that is missing or damaged.
+pub(super) fn context(directory: &Path) -> Result<usize> {
+    LanguageModel::context_of(directory)
+}
+
+/// Opens a base as the config says, and what to tell about it.
+///
+/// # Errors
+///
+/// Files that are missing or damaged, and adapters that do not fit.
+pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<String>)> {
+    let dtype = match config.precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+    };
+    let mut text = TextModel::open(directory, Some(dtype))?;
+    let mut notes = Vec::new();
+    let adapter = config.adapter.as_ref().map(|a| settings(a, config));
+    if let Some(adapter) = &adapter {
+        let report = lora::attach(&mut text.model, adapter, &mut Init::new(config.seed))?;
+        notes.push(report.to_string());
+    } else {
+        let count = text.model.parameter_count();
+        notes.push(format!("trainable parameters: {count} of {count}"));
+    }
+    let trained = text.model.trainable_parameters();
+    let tuned = Tuned {
+        text,
+        trained,
+        adapter,
+        checkpointing: config.train.gradient_checkpointing.unwrap_or(false),
+        noise: config.train.neftune_noise_alpha,
+    };
+    Ok((tuned, notes))
+}
+
+/// The section `adapter` in PEFT's words.
+pub(super) fn settings(adapter: &Adapter, config: &Config) -> LoraConfig {
+    let base = match &config.model {
+        crate::config::Model::Pretrained(model) => Some(model.base.clone()),
+        _ => None,
+    };
+    LoraConfig {
+        r: adapter.rank,
+        lora_alpha: adapter.alpha,
+        lora_dropout: adapter.dropout,
+        targets: match &adapter.targets {
+            AdapterTargets::All(_) => Targets::AllLinear,
+            AdapterTargets::Names(names) => Targets::Names(names.clone()),
+        },
+        rank_pattern: adapter.rank_pattern.clone().into_iter().collect(),
+        alpha_pattern: adapter.alpha_pattern.clone().into_iter().collect(),
+        use_rslora: adapter.rslora,
+        use_dora: adapter.dora,
+        init: match adapter.init {
+            AdapterInit::Default => LoraInit::Kaiming,
+            AdapterInit::Gaussian => LoraInit::Gaussian,
+            AdapterInit::Pissa => LoraInit::Kaiming,
+        },
+        base_model: base,
+        ..LoraConfig::default()
+    }
+}
+
+/// Bits that one quantized weight takes, its share of the scales included.
+pub(super) fn bits_per_weight(quantization: &Quantization) -> f64 {
+    const CODE: f64 = 4.0;
+    const BLOCK: f64 = 64.0;
+    // A scale of 32 bits for each block; with double quantization 8 bits, and 32 for 256 of these.
+    let scale = match quantization.double {
+        Some(true) => 8.0 + 32.0 / 256.0,
+        _ => 32.0,
+    };
+    CODE + scale / BLOCK
+}

@@ -1,0 +1,131 @@
+//! The rows of a fine-tuning run: from the config's `data` to datasets.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use entrenar_base::{Error, Result};
+use entrenar_zoo::{TextModel, Tokenizer};
+
+use crate::config::{self, Config, Task};
+use crate::data::sft::{Fields, Overlong, SftConfig, SftData, SftFormat, SftSamples, TrainOnEos};
+use crate::data::{Holdout, Parts, Splits, find_files};
+
+/// The default of `data.sequence_length`, where the model's context is longer.
+const SEQUENCE_LENGTH: usize = 2048;
+
+/// Rows to train on.
+pub(super) struct Rows {
+    pub parts: Parts,
+    /// What to tell about them.
+    pub notes: Vec<String>,
+}
+
+/// Reads the rows of a config.
+///
+/// # Errors
+///
+/// A file or row that cannot be used, with its place; data in which nothing would be trained.
+pub(super) fn open(config: &Config, text: &TextModel) -> Result<Rows> {
+    let settings = settings(config, text.model.as_causal().context())?;
+    let data = &config.data;
+    let samples = Arc::new(read(&data.path, &settings, &text.tokenizer)?);
+    let mut notes = vec![format!("data: {}", samples.report())];
+    let holdout = |split: Option<&config::Split>| match split {
+        Some(config::Split::Fraction(fraction)) => Holdout::Fraction(*fraction),
+        _ => Holdout::None,
+    };
+    let splits = Splits {
+        validation: holdout(data.validation.as_ref()),
+        test: holdout(data.test.as_ref()),
+    };
+    let mut parts = samples.parts(&splits, config.seed)?;
+    for (split, name, part) in [
+        (&data.validation, "validation", &mut parts.validation),
+        (&data.test, "test", &mut parts.test),
+    ] {
+        if let Some(config::Split::Paths(paths)) = split {
+            let own = Arc::new(read(paths, &settings, &text.tokenizer)?);
+            notes.push(format!("{name}: {}", own.report()));
+            *part = Some(Arc::new(own.dataset(config.seed)?));
+        }
+    }
+    Ok(Rows { parts, notes })
+}
+
+fn read(paths: &[String], settings: &SftConfig, tokenizer: &Tokenizer) -> Result<SftSamples> {
+    let files: Vec<PathBuf> = find_files(Path::new(""), paths)?;
+    SftData::open(&files, settings, tokenizer)
+}
+
+/// The section `data` in the words of the reader. `context` is the model's.
+fn settings(config: &Config, context: usize) -> Result<SftConfig> {
+    let data = &config.data;
+    let sequence_length = data
+        .sequence_length
+        .unwrap_or_else(|| context.min(SEQUENCE_LENGTH));
+    if sequence_length > context {
+        return Err(Error::config(format!(
+            "data.sequence_length: expected at most the model's context of {context}, got {sequence_length}"
+        )));
+    }
+    let defaults = SftConfig::default();
+    Ok(SftConfig {
+        sequence_length,
+        format: match data.format {
+            config::Format::Messages => SftFormat::Messages,
+            config::Format::PromptCompletion => SftFormat::PromptCompletion,
+            config::Format::Alpaca => SftFormat::Alpaca,
+            config::Format::ShareGpt => SftFormat::ShareGpt,
+            config::Format::Text => SftFormat::Text,
+            _ => SftFormat::Auto,
+        },
+        // Documents are one stream: a row that is not full wastes time.
+        packing: data.packing.unwrap_or(config.task == Task::LanguageModel),
+        train_on_inputs: data.train_on_inputs.unwrap_or(false),
+        roles_to_train: data
+            .roles_to_train
+            .clone()
+            .unwrap_or(defaults.roles_to_train),
+        train_on_eos: match data.train_on_eos {
+            Some(config::TrainOnEos::All) => TrainOnEos::All,
+            Some(config::TrainOnEos::Last) => TrainOnEos::Last,
+            Some(config::TrainOnEos::None) => TrainOnEos::None,
+            Some(config::TrainOnEos::Turn) | None => TrainOnEos::Turn,
+        },
+        chat_template: data.chat_template.clone(),
+        overlong: match data.overlong {
+            Some(config::Overlong::Truncate) => Overlong::Truncate,
+            Some(config::Overlong::Error) => Overlong::Error,
+            Some(config::Overlong::Drop) | None => Overlong::Drop,
+        },
+        fields: fields(config)?,
+        eos_token: None,
+    })
+}
+
+fn fields(config: &Config) -> Result<Fields> {
+    let mut fields = Fields::default();
+    for (name, column) in config.data.fields.iter().flatten() {
+        let place = match name.as_str() {
+            "text" => &mut fields.text,
+            "prompt" => &mut fields.prompt,
+            "completion" => &mut fields.completion,
+            "messages" | "conversations" => &mut fields.messages,
+            "role" | "from" => &mut fields.role,
+            "content" | "value" => &mut fields.content,
+            "instruction" => &mut fields.instruction,
+            "input" => &mut fields.input,
+            "output" => &mut fields.output,
+            "system" => &mut fields.system,
+            "tools" => &mut fields.tools,
+            _ => {
+                return Err(Error::config(format!(
+                    "data.fields: expected one of text, prompt, completion, messages, role, content, instruction, \
+                     input, output, system, tools, got `{name}`"
+                )));
+            }
+        };
+        *place = Some(column.clone());
+    }
+    Ok(fields)
+}
