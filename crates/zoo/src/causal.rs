@@ -77,6 +77,110 @@ pub trait CausalLm: Module {
     }
 }
 
+/// Sequences that share rows, as one long row: all rows one after another.
+///
+/// What works on each position alone (projections, norms, the feed-forward part) does not notice;
+/// attention runs over each sequence by itself, which costs the squares of their lengths only.
+pub(crate) struct Packed {
+    /// Lengths in order, and whether that stretch is padding.
+    stretches: Vec<(usize, bool)>,
+    /// Positions of the long row, from 0 in each sequence.
+    pub positions: Vec<usize>,
+}
+
+impl Packed {
+    /// What the segments of `input` say, if there are any.
+    ///
+    /// # Errors
+    /// When the segments do not fit the tokens `[batch, time]`, a sequence is longer than
+    /// `context`, or positions, a mask or a cache are given too.
+    pub fn of(
+        name: &str,
+        tokens: &Tensor,
+        input: &LmInput<'_>,
+        context: usize,
+    ) -> Result<Option<Packed>> {
+        let Some(rows) = input.segments else {
+            return Ok(None);
+        };
+        let &[batch, time] = tokens.dims() else {
+            return Err(Error::shape(name, "tokens [batch, time]", tokens.shape()));
+        };
+        if input.positions.is_some() || input.mask.is_some() || input.cache.is_some() {
+            return Err(Error::argument(
+                name,
+                "segments alone",
+                "positions, a mask or a cache besides",
+            ));
+        }
+        if rows.len() != batch {
+            return Err(Error::argument(
+                name,
+                format!("segments of {batch} rows"),
+                format!("{} rows", rows.len()),
+            ));
+        }
+        let mut packed = Packed {
+            stretches: Vec::new(),
+            positions: Vec::with_capacity(batch * time),
+        };
+        for (number, row) in rows.iter().enumerate() {
+            let sum = row.iter().fold(0usize, |sum, n| sum.saturating_add(*n));
+            if sum > time {
+                return Err(Error::argument(
+                    name,
+                    format!("segments that add up to at most {time}"),
+                    format!("{sum} in row {number}"),
+                ));
+            }
+            if let Some(long) = row.iter().find(|n| **n > context) {
+                return Err(Error::argument(
+                    name,
+                    format!("segments within the context of {context}"),
+                    format!("{long} tokens in row {number}"),
+                ));
+            }
+            for &length in row.iter().filter(|n| **n > 0) {
+                packed.stretches.push((length, false));
+                packed.positions.extend(0..length);
+            }
+            if sum < time {
+                packed.stretches.push((time - sum, true));
+                packed
+                    .positions
+                    .resize(packed.positions.len() + time - sum, 0);
+            }
+        }
+        Ok(Some(packed))
+    }
+
+    /// `attend` over each sequence of q `[1, heads, time, size]`, k and v; zeros for padding.
+    pub fn attend(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        mut attend: impl FnMut([&Tensor; 3]) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut start = 0;
+        let mut parts = Vec::with_capacity(self.stretches.len());
+        for &(length, padding) in &self.stretches {
+            let part = |t: &Tensor| t.narrow(2, start, length);
+            let q = part(q)?;
+            parts.push(if padding {
+                q.zeros_like()
+            } else {
+                attend([&q, &part(k)?, &part(v)?])?
+            });
+            start += length;
+        }
+        match parts.as_slice() {
+            // An empty batch.
+            [] => Ok(q.zeros_like()),
+            [one] => Ok(one.clone()),
+            _ => Tensor::concat(&parts.iter().collect::<Vec<_>>(), 2),
+        }
+    }
+}
+
 /// (batch, time) of a call and the position of each column.
 pub(crate) fn columns(
     name: &str,

@@ -176,11 +176,15 @@ impl Gpt {
 
 impl CausalLm for Gpt {
     fn features(&self, tokens: &Tensor, input: LmInput<'_>, cx: &mut Ctx) -> Result<Tensor> {
-        if input.positions.is_some() || input.mask.is_some() || input.cache.is_some() {
+        if input.positions.is_some()
+            || input.mask.is_some()
+            || input.cache.is_some()
+            || input.segments.is_some()
+        {
             return Err(Error::argument(
                 "gpt",
                 "tokens alone",
-                "positions, a mask or a cache",
+                "positions, a mask, a cache or segments",
             ));
         }
         Gpt::features(self, tokens, cx)

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::KvCache;
 use crate::build::Builder;
-use crate::causal::{CausalLm, LmInput, columns};
+use crate::causal::{CausalLm, LmInput, Packed, columns};
 use crate::decoder::{LayerCache, band};
 use crate::keys::Keys;
 
@@ -183,6 +183,7 @@ impl Gpt2Attention {
         x: &Tensor,
         mask: Option<&Tensor>,
         before: usize,
+        packed: Option<&Packed>,
         cache: Option<&mut LayerCache>,
         cx: &mut Ctx,
     ) -> Result<Tensor> {
@@ -198,10 +199,29 @@ impl Gpt2Attention {
             Some(cache) => cache.append(&k, &v)?,
             None => (k, v),
         };
+        let y = match packed {
+            Some(packed) => packed.attend([&q, &k, &v], |part| self.attend(part, None, 0, cx))?,
+            None => self.attend([&q, &k, &v], mask, before, cx)?,
+        };
+        let y = y.transpose(1, 2)?.reshape([batch, time, width])?;
+        let y = cx.call("c_proj", &self.c_proj, &y)?;
+        cx.call("resid_dropout", &self.resid_dropout, &y)
+    }
+
+    /// Queries `[batch, heads, time, size]`, `before` positions after the first key, over keys and
+    /// values `[batch, heads, seen, size]`.
+    fn attend(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        mask: Option<&Tensor>,
+        before: usize,
+        cx: &mut Ctx,
+    ) -> Result<Tensor> {
+        let (time, seen) = (q.dims()[2], k.dims()[2]);
         let aligned = before == 0;
         let mut mask = mask.cloned();
         if !(aligned || time == 1) {
-            let band = band(time, k.dims()[2], before, None)?;
+            let band = band(time, seen, before, None)?;
             mask = Some(match mask {
                 Some(mask) => mask.logical_and(&band)?,
                 None => band,
@@ -217,10 +237,7 @@ impl Gpt2Attention {
             dropout,
             ..Default::default()
         };
-        let y = q.scaled_dot_product_attention(&k, &v, &options)?;
-        let y = y.transpose(1, 2)?.reshape([batch, time, width])?;
-        let y = cx.call("c_proj", &self.c_proj, &y)?;
-        cx.call("resid_dropout", &self.resid_dropout, &y)
+        q.scaled_dot_product_attention(k, v, &options)
     }
 }
 
@@ -314,9 +331,23 @@ impl Projections for Gpt2 {
 impl CausalLm for Gpt2 {
     fn features(&self, tokens: &Tensor, input: LmInput<'_>, cx: &mut Ctx) -> Result<Tensor> {
         let before = input.cache.as_ref().map_or(0, |c| c.len());
-        let (_, time, positions) = columns("gpt2", tokens, &input, self.config.n_positions)?;
+        let packed = Packed::of("gpt2", tokens, &input, self.config.n_positions)?;
+        // What is packed may be longer than the context as a whole.
+        let context = match packed {
+            Some(_) => usize::MAX,
+            None => self.config.n_positions,
+        };
+        let (batch, time, mut positions) = columns("gpt2", tokens, &input, context)?;
+        let tokens = &match &packed {
+            Some(packed) => {
+                positions.clone_from(&packed.positions);
+                tokens.reshape([1, batch * time])?
+            }
+            None => tokens.clone(),
+        };
+        let count = positions.len();
         let positions: Vec<i64> = positions.into_iter().map(|p| p as i64).collect();
-        let positions = Tensor::from_vec(positions, [time])?;
+        let positions = Tensor::from_vec(positions, [count])?;
         let mut cache: Option<&mut KvCache> = input.cache;
         let model = &self.transformer;
         cx.scope("transformer", |cx| {
@@ -328,14 +359,17 @@ impl CausalLm for Gpt2 {
                 x = cx.scope(&format!("h.{i}"), |cx| {
                     let h = cx.call("ln_1", &block.ln_1, &x)?;
                     let h = cx.scope("attn", |cx| {
-                        block.attn.forward(&h, input.mask, before, rows, cx)
+                        block
+                            .attn
+                            .forward(&h, input.mask, before, packed.as_ref(), rows, cx)
                     })?;
                     let x = x.add(&h)?;
                     let h = cx.call("ln_2", &block.ln_2, &x)?;
                     x.add(&cx.call("mlp", &block.mlp, &h)?)
                 })?;
             }
-            cx.call("ln_f", &model.ln_f, &x)
+            let x = cx.call("ln_f", &model.ln_f, &x)?;
+            x.reshape([batch, time, self.config.n_embd])
         })
     }
 

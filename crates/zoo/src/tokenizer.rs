@@ -145,6 +145,13 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Whether a token is special: one that no ordinary text becomes, such as an EOS.
+    pub fn is_special(&self, id: u32) -> bool {
+        let vocabulary = self.inner.get_added_vocabulary();
+        let token = vocabulary.get_added_tokens_decoder().get(&id);
+        token.is_some_and(|token| token.special)
+    }
+
     /// One more than the highest token number, added tokens included.
     pub fn vocabulary(&self) -> usize {
         let vocabulary = self.inner.get_vocab(true);

@@ -168,6 +168,120 @@ fn packed_sequences_do_not_see_one_another() {
     }
 }
 
+/// Losses of each token of `rows` and every parameter's gradient of their sum.
+fn losses_and_gradients(
+    model: &LanguageModel,
+    rows: &[(Tensor, Tensor, Option<Vec<Vec<usize>>>)],
+) -> (Vec<Vec<f64>>, Vec<Array>) {
+    model.zero_grad();
+    let mut losses = Vec::new();
+    for (tokens, targets, segments) in rows {
+        let input = LmInput {
+            segments: segments.as_deref(),
+            ..Default::default()
+        };
+        let cx = &mut Ctx::train(0, 0);
+        let loss = model
+            .as_causal()
+            .loss(tokens, targets, Reduction::None, input, cx)
+            .unwrap();
+        losses.push(loss.array().to_f64_vec());
+        loss.sum().unwrap().backward().unwrap();
+    }
+    let gradients = model
+        .named_parameters()
+        .into_iter()
+        .map(|(_, p)| p.grad().unwrap().array().clone());
+    (losses, gradients.collect())
+}
+
+#[test]
+fn packed_rows_learn_what_single_rows_learn() {
+    for name in NAMES {
+        let model = LanguageModel::open(folder(name), None).unwrap();
+        let all: Vec<i64> = golden(name).tensor("tokens").unwrap().to_vec().unwrap();
+        let row = |values: Vec<i64>| {
+            let count = values.len();
+            Tensor::from_vec(values, [1, count]).unwrap()
+        };
+        // Sequences of 5, 1, 4 and 7 tokens; two rows of 11 with one and three columns of padding.
+        let sequences: Vec<(Vec<i64>, Vec<i64>)> = [(0usize, 5usize), (3, 1), (6, 4), (2, 7)]
+            .iter()
+            .map(|&(start, count)| {
+                let tokens = all[start..start + count].to_vec();
+                let mut targets = all[start + 1..=start + count].to_vec();
+                targets[0] = if count > 4 { -100 } else { targets[0] };
+                (tokens, targets)
+            })
+            .collect();
+        let alone: Vec<_> = sequences
+            .iter()
+            .map(|(tokens, targets)| (row(tokens.clone()), row(targets.clone()), None))
+            .collect();
+        let (single, want) = losses_and_gradients(&model, &alone);
+
+        let (mut tokens, mut targets) = (Vec::new(), Vec::new());
+        for (sequences, padding) in [(&sequences[..3], 1), (&sequences[3..], 4)] {
+            for (t, y) in sequences {
+                tokens.extend(t);
+                targets.extend(y);
+            }
+            tokens.resize(tokens.len() + padding, 2);
+            targets.resize(targets.len() + padding, -100);
+        }
+        let packed = (
+            Tensor::from_vec(tokens, [2, 11]).unwrap(),
+            Tensor::from_vec(targets, [2, 11]).unwrap(),
+            Some(vec![vec![5, 1, 4], vec![7]]),
+        );
+        let (together, got) = losses_and_gradients(&model, &[packed]);
+        let mut expected = single[..3].concat();
+        expected.push(0.0);
+        expected.extend(&single[3]);
+        expected.extend([0.0; 4]);
+        for (a, b) in together[0].iter().zip(&expected) {
+            assert!((a - b).abs() < 1e-5, "{name}: {a} against {b}");
+        }
+        assert!(expected.iter().filter(|loss| **loss > 0.0).count() >= 13);
+        for (i, (a, b)) in got.iter().zip(&want).enumerate() {
+            let off = distance(a, b);
+            assert!(off < 1e-5, "{name}: gradient {i} differs by {off}");
+        }
+    }
+}
+
+#[test]
+fn segments_that_do_not_fit_are_refused() {
+    let model = LanguageModel::open(folder("gpt2"), None).unwrap();
+    let tokens = Tensor::from_vec(vec![1i64; 8], [2, 4]).unwrap();
+    let told = |segments: &[Vec<usize>], positions: Option<&[usize]>| {
+        let input = LmInput {
+            segments: Some(segments),
+            positions,
+            ..Default::default()
+        };
+        let cx = &mut Ctx::eval();
+        let refused = model.as_causal().features(&tokens, input, cx);
+        refused.unwrap_err().to_string()
+    };
+    for (segments, positions, words) in [
+        (vec![vec![4]], None, "segments of 2 rows, got 1 rows"),
+        (
+            vec![vec![4], vec![3, 2]],
+            None,
+            "segments that add up to at most 4, got 5 in row 1",
+        ),
+        (
+            vec![vec![4], vec![4]],
+            Some(&[0, 1, 2, 3][..]),
+            "segments alone, got positions, a mask or a cache besides",
+        ),
+    ] {
+        let message = told(&segments, positions);
+        assert!(message.contains(words), "{message}");
+    }
+}
+
 #[test]
 fn a_saved_model_is_the_same_model() {
     for name in NAMES {

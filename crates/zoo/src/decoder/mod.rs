@@ -15,7 +15,7 @@ use entrenar_core::{Error, Result, Tensor};
 use entrenar_nn::{Ctx, Embedding, Linear, Module, Parameter, Projection, Projections, RMSNorm};
 
 use crate::build::Builder;
-use crate::causal::{CausalLm, LmInput, columns};
+use crate::causal::{CausalLm, LmInput, Packed, columns};
 pub use cache::KvCache;
 pub(crate) use cache::LayerCache;
 pub use config::{DecoderConfig, Family};
@@ -28,6 +28,8 @@ struct Shared<'a> {
     mask: Option<&'a Tensor>,
     /// Positions before this call.
     before: usize,
+    /// Sequences that share the row.
+    packed: Option<&'a Packed>,
 }
 
 /// Grouped-query attention with rotary positions.
@@ -169,13 +171,31 @@ impl Attention {
             Some(cache) => cache.append(&k, &v)?,
             None => (k, v),
         };
-        let seen = k.dims()[2];
+        let y = match shared.packed {
+            Some(packed) => packed.attend([&q, &k, &v], |part| self.attend(part, None, 0))?,
+            None => self.attend([&q, &k, &v], shared.mask, shared.before)?,
+        };
+        let y = y
+            .transpose(1, 2)?
+            .reshape([batch, time, self.heads * self.size])?;
+        cx.call("o_proj", &self.o_proj, &y)
+    }
+
+    /// Queries `[batch, heads, time, size]`, `before` positions after the first key, over keys and
+    /// values `[batch, groups, seen, size]`.
+    fn attend(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        mask: Option<&Tensor>,
+        before: usize,
+    ) -> Result<Tensor> {
+        let (time, seen) = (q.dims()[2], k.dims()[2]);
         // The kernel's own causality is enough unless queries begin after the keys do.
-        let aligned = shared.before == 0;
+        let aligned = before == 0;
         let narrow = self.window.filter(|w| *w < seen);
-        let mut mask = shared.mask.cloned();
+        let mut mask = mask.cloned();
         if narrow.is_some() || !(aligned || time == 1) {
-            let band = band(time, seen, shared.before, narrow)?;
+            let band = band(time, seen, before, narrow)?;
             mask = Some(match mask {
                 Some(mask) => mask.logical_and(&band)?,
                 None => band,
@@ -186,11 +206,7 @@ impl Attention {
             causal: aligned && time > 1,
             ..Default::default()
         };
-        let y = q.scaled_dot_product_attention(&k, &v, &options)?;
-        let y = y
-            .transpose(1, 2)?
-            .reshape([batch, time, self.heads * self.size])?;
-        cx.call("o_proj", &self.o_proj, &y)
+        q.scaled_dot_product_attention(k, v, &options)
     }
 }
 
@@ -332,13 +348,22 @@ impl Projections for Decoder {
 impl CausalLm for Decoder {
     fn features(&self, tokens: &Tensor, input: LmInput<'_>, cx: &mut Ctx) -> Result<Tensor> {
         let before = input.cache.as_ref().map_or(0, |c| c.len());
-        let (_, _, positions) = columns("decoder", tokens, &input, usize::MAX)?;
+        let packed = Packed::of("decoder", tokens, &input, usize::MAX)?;
+        let (batch, time, mut positions) = columns("decoder", tokens, &input, usize::MAX)?;
+        let tokens = &match &packed {
+            Some(packed) => {
+                positions.clone_from(&packed.positions);
+                tokens.reshape([1, batch * time])?
+            }
+            None => tokens.clone(),
+        };
         let (cos, sin) = rope::angles(&self.frequencies, &positions)?;
         let shared = Shared {
             cos,
             sin,
             mask: input.mask,
             before,
+            packed: packed.as_ref(),
         };
         let mut cache = input.cache;
         cx.scope("model", |cx| {
@@ -349,7 +374,8 @@ impl CausalLm for Decoder {
                     cx.scope(&i.to_string(), |cx| layer.forward(&x, &shared, rows, cx))
                 })?;
             }
-            cx.call("norm", &self.model.norm, &x)
+            let x = cx.call("norm", &self.model.norm, &x)?;
+            x.reshape([batch, time, self.config.hidden_size])
         })
     }
 

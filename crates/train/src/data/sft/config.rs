@@ -64,6 +64,16 @@ pub enum Overlong {
     Error,
 }
 
+/// What happens to a row in which nothing is learned, such as one with an empty answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NoTarget {
+    /// It is an error that names the row.
+    #[default]
+    Error,
+    /// It is left out.
+    Drop,
+}
+
 /// The names of columns; `None` is the name in parentheses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
@@ -110,6 +120,8 @@ pub struct SftConfig {
     pub chat_template: Option<String>,
     /// What happens to samples that are too long.
     pub overlong: Overlong,
+    /// What happens to rows in which nothing is learned.
+    pub no_target: NoTarget,
     /// Names of columns.
     pub fields: Fields,
     /// The text of the token that ends a document or a completion, where it is not the
@@ -128,6 +140,7 @@ impl Default for SftConfig {
             train_on_eos: TrainOnEos::Turn,
             chat_template: None,
             overlong: Overlong::Truncate,
+            no_target: NoTarget::Error,
             fields: Fields::default(),
             eos_token: None,
         }

@@ -29,7 +29,7 @@ pub struct SftReport {
     pub truncated: usize,
     /// Documents that were cut into several samples.
     pub split: usize,
-    /// Rows left out because they were too long, or because cutting left nothing to learn.
+    /// Rows left out because they were too long or had nothing to learn.
     pub dropped: usize,
     /// Documents left out because they were empty.
     pub empty: usize,
