@@ -1,5 +1,7 @@
 //! [`CausalLm`]: what training and generation need of a language model, whatever its family.
 
+use std::sync::Arc;
+
 use entrenar_core::ops::loss::Reduction;
 use entrenar_core::{DType, Error, Result, Tensor};
 use entrenar_nn::{Ctx, Module, Parameter};
@@ -21,6 +23,28 @@ pub struct LmInput<'a> {
     /// at 0 in each and none sees another, so that the result is that of each alone; what is left
     /// of a row is padding. Not together with the others.
     pub segments: Option<&'a [Vec<usize>]>,
+    /// Whether the backward pass computes each layer's activations again instead of keeping them.
+    /// Without effect together with a cache.
+    pub checkpoint: bool,
+}
+
+/// What every layer of a model is given besides the vectors; a checkpoint keeps it.
+pub(crate) struct Context<T> {
+    /// What only this family has.
+    pub own: T,
+    /// The user's mask.
+    pub mask: Option<Tensor>,
+    /// Positions before this call.
+    pub before: usize,
+    /// Sequences that share the row.
+    pub packed: Option<Packed>,
+}
+
+/// Refuses to change a layer that a recorded computation still refers to.
+pub(crate) fn unshared<T>(layer: &mut Arc<T>) -> Result<&mut T> {
+    Arc::get_mut(layer).ok_or_else(|| {
+        Error::other("a layer cannot be exchanged while a graph that went through it is alive: drop the loss first")
+    })
 }
 
 /// Tokens `[batch, time]` in, logits `[batch, time, vocabulary]` out, each seeing only earlier

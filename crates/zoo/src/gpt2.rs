@@ -5,14 +5,18 @@
 //! transformers' `GPT2LMHeadModel`; [`crate::pretrained`] adds the prefix that the first
 //! checkpoints lack.
 
+use std::sync::Arc;
+
 use entrenar_core::ops::attention::AttentionOptions;
 use entrenar_core::{Error, Result, Tensor};
-use entrenar_nn::{Ctx, Dropout, Embedding, LayerNorm, Module, Parameter, Projection, Projections};
+use entrenar_nn::{
+    Ctx, Dropout, Embedding, LayerNorm, Module, Parameter, Parameters, Projection, Projections,
+};
 use serde_json::{Map, Value, json};
 
 use crate::KvCache;
 use crate::build::Builder;
-use crate::causal::{CausalLm, LmInput, Packed, columns};
+use crate::causal::{CausalLm, Context, LmInput, Packed, columns, unshared};
 use crate::decoder::{LayerCache, band};
 use crate::keys::Keys;
 
@@ -161,7 +165,7 @@ pub struct Gpt2Model {
     /// Position embedding.
     pub wpe: Embedding,
     /// The blocks.
-    pub h: Vec<Gpt2Block>,
+    pub h: Vec<Arc<Gpt2Block>>,
     /// The last norm.
     pub ln_f: LayerNorm,
     drop: Dropout,
@@ -177,13 +181,13 @@ pub struct Gpt2 {
     config: Gpt2Config,
 }
 
+type Shared = Context<()>;
+
 impl Gpt2Attention {
     fn forward(
         &self,
         x: &Tensor,
-        mask: Option<&Tensor>,
-        before: usize,
-        packed: Option<&Packed>,
+        shared: &Shared,
         cache: Option<&mut LayerCache>,
         cx: &mut Ctx,
     ) -> Result<Tensor> {
@@ -199,9 +203,9 @@ impl Gpt2Attention {
             Some(cache) => cache.append(&k, &v)?,
             None => (k, v),
         };
-        let y = match packed {
+        let y = match &shared.packed {
             Some(packed) => packed.attend([&q, &k, &v], |part| self.attend(part, None, 0, cx))?,
-            None => self.attend([&q, &k, &v], mask, before, cx)?,
+            None => self.attend([&q, &k, &v], shared.mask.as_ref(), shared.before, cx)?,
         };
         let y = y.transpose(1, 2)?.reshape([batch, time, width])?;
         let y = cx.call("c_proj", &self.c_proj, &y)?;
@@ -277,6 +281,22 @@ impl Gpt2Block {
     }
 }
 
+impl Gpt2Block {
+    fn forward(
+        &self,
+        x: &Tensor,
+        shared: &Shared,
+        rows: Option<&mut LayerCache>,
+        cx: &mut Ctx,
+    ) -> Result<Tensor> {
+        let h = cx.call("ln_1", &self.ln_1, x)?;
+        let h = cx.scope("attn", |cx| self.attn.forward(&h, shared, rows, cx))?;
+        let x = x.add(&h)?;
+        let h = cx.call("ln_2", &self.ln_2, &x)?;
+        x.add(&cx.call("mlp", &self.mlp, &h)?)
+    }
+}
+
 impl Gpt2 {
     /// A model whose parameters `builder` makes under the published names.
     ///
@@ -290,7 +310,7 @@ impl Gpt2 {
                 wpe: b.embedding("wpe", c.n_positions, c.n_embd, c.initializer_range)?,
                 h: b.scope("h", |b| {
                     (0..c.n_layer)
-                        .map(|i| b.scope(i.to_string(), |b| Gpt2Block::new(c, b)))
+                        .map(|i| b.scope(i.to_string(), |b| Gpt2Block::new(c, b).map(Arc::new)))
                         .collect::<Result<_>>()
                 })?,
                 ln_f: b.layer_norm("ln_f", c.n_embd, c.layer_norm_epsilon)?,
@@ -315,6 +335,7 @@ impl Projections for Gpt2 {
         visit: &mut dyn FnMut(&str, &mut Projection) -> Result<()>,
     ) -> Result<()> {
         for (i, block) in self.transformer.h.iter_mut().enumerate() {
+            let block = unshared(block)?;
             for (name, projection) in [
                 ("attn.c_attn", &mut block.attn.c_attn),
                 ("attn.c_proj", &mut block.attn.c_proj),
@@ -348,6 +369,13 @@ impl CausalLm for Gpt2 {
         let count = positions.len();
         let positions: Vec<i64> = positions.into_iter().map(|p| p as i64).collect();
         let positions = Tensor::from_vec(positions, [count])?;
+        let shared = Arc::new(Shared {
+            own: (),
+            mask: input.mask.cloned(),
+            before,
+            packed,
+        });
+        let checkpoint = input.checkpoint && input.cache.is_none();
         let mut cache: Option<&mut KvCache> = input.cache;
         let model = &self.transformer;
         cx.scope("transformer", |cx| {
@@ -357,15 +385,13 @@ impl CausalLm for Gpt2 {
             for (i, block) in model.h.iter().enumerate() {
                 let rows = cache.as_deref_mut().map(|c| c.layer(i)).transpose()?;
                 x = cx.scope(&format!("h.{i}"), |cx| {
-                    let h = cx.call("ln_1", &block.ln_1, &x)?;
-                    let h = cx.scope("attn", |cx| {
-                        block
-                            .attn
-                            .forward(&h, input.mask, before, packed.as_ref(), rows, cx)
-                    })?;
-                    let x = x.add(&h)?;
-                    let h = cx.call("ln_2", &block.ln_2, &x)?;
-                    x.add(&cx.call("mlp", &block.mlp, &h)?)
+                    if !checkpoint {
+                        return block.forward(&x, &shared, rows, cx);
+                    }
+                    let (inner, shared) = (block.clone(), shared.clone());
+                    cx.checkpoint_with(block.named_parameters(), &x, move |x, cx| {
+                        inner.forward(x, &shared, None, cx)
+                    })
                 })?;
             }
             let x = cx.call("ln_f", &model.ln_f, &x)?;

@@ -39,4 +39,4 @@ pub use objective::{BinaryCrossEntropy, CrossEntropy, MeanSquaredError, Measure,
 pub use predict::{Prediction, PredictionFormat};
 pub use settings::{NanPolicy, Settings, Unit};
 pub use trained::TrainedModel;
-pub use tuned::{Plan, plan};
+pub use tuned::{InspectedRows, Plan, inspect_rows, plan};

@@ -10,27 +10,27 @@ mod cache;
 mod config;
 pub mod rope;
 
+use std::sync::Arc;
+
 use entrenar_core::ops::attention::AttentionOptions;
 use entrenar_core::{Error, Result, Tensor};
-use entrenar_nn::{Ctx, Embedding, Linear, Module, Parameter, Projection, Projections, RMSNorm};
+use entrenar_nn::{
+    Ctx, Embedding, Linear, Module, Parameter, Parameters, Projection, Projections, RMSNorm,
+};
 
 use crate::build::Builder;
-use crate::causal::{CausalLm, LmInput, Packed, columns};
+use crate::causal::{CausalLm, Context, LmInput, Packed, columns, unshared};
 pub use cache::KvCache;
 pub(crate) use cache::LayerCache;
 pub use config::{DecoderConfig, Family};
 
-/// Queries, keys and values of every layer share these.
-struct Shared<'a> {
+/// Queries and keys of every layer share these angles.
+struct Angles {
     cos: Tensor,
     sin: Tensor,
-    /// The user's mask.
-    mask: Option<&'a Tensor>,
-    /// Positions before this call.
-    before: usize,
-    /// Sequences that share the row.
-    packed: Option<&'a Packed>,
 }
+
+type Shared = Context<Angles>;
 
 /// Grouped-query attention with rotary positions.
 #[derive(Module)]
@@ -84,7 +84,7 @@ pub struct DecoderModel {
     /// Token embedding.
     pub embed_tokens: Embedding,
     /// The blocks.
-    pub layers: Vec<DecoderLayer>,
+    pub layers: Vec<Arc<DecoderLayer>>,
     /// The last norm.
     pub norm: RMSNorm,
 }
@@ -148,7 +148,7 @@ impl Attention {
     fn forward(
         &self,
         x: &Tensor,
-        shared: &Shared<'_>,
+        shared: &Shared,
         cache: Option<&mut LayerCache>,
         cx: &mut Ctx,
     ) -> Result<Tensor> {
@@ -165,15 +165,16 @@ impl Attention {
         let q = part("q_proj", &self.q_proj, &self.q_norm, self.heads)?;
         let k = part("k_proj", &self.k_proj, &self.k_norm, self.groups)?;
         let v = part("v_proj", &self.v_proj, &None, self.groups)?;
-        let q = q.rotary(&shared.cos, &shared.sin, false)?;
-        let k = k.rotary(&shared.cos, &shared.sin, false)?;
+        let Angles { cos, sin } = &shared.own;
+        let q = q.rotary(cos, sin, false)?;
+        let k = k.rotary(cos, sin, false)?;
         let (k, v) = match cache {
             Some(cache) => cache.append(&k, &v)?,
             None => (k, v),
         };
-        let y = match shared.packed {
+        let y = match &shared.packed {
             Some(packed) => packed.attend([&q, &k, &v], |part| self.attend(part, None, 0))?,
-            None => self.attend([&q, &k, &v], shared.mask, shared.before)?,
+            None => self.attend([&q, &k, &v], shared.mask.as_ref(), shared.before)?,
         };
         let y = y
             .transpose(1, 2)?
@@ -257,7 +258,7 @@ impl DecoderLayer {
     fn forward(
         &self,
         x: &Tensor,
-        shared: &Shared<'_>,
+        shared: &Shared,
         cache: Option<&mut LayerCache>,
         cx: &mut Ctx,
     ) -> Result<Tensor> {
@@ -293,7 +294,9 @@ impl Decoder {
                 )?,
                 layers: b.scope("layers", |b| {
                     (0..c.num_hidden_layers)
-                        .map(|i| b.scope(i.to_string(), |b| DecoderLayer::new(c, i, b)))
+                        .map(|i| {
+                            b.scope(i.to_string(), |b| DecoderLayer::new(c, i, b).map(Arc::new))
+                        })
                         .collect::<Result<_>>()
                 })?,
                 norm: b.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?,
@@ -328,6 +331,7 @@ impl Projections for Decoder {
         visit: &mut dyn FnMut(&str, &mut Projection) -> Result<()>,
     ) -> Result<()> {
         for (i, layer) in self.model.layers.iter_mut().enumerate() {
+            let layer = unshared(layer)?;
             let (a, m) = (&mut layer.self_attn, &mut layer.mlp);
             for (name, projection) in [
                 ("self_attn.q_proj", &mut a.q_proj),
@@ -358,20 +362,28 @@ impl CausalLm for Decoder {
             None => tokens.clone(),
         };
         let (cos, sin) = rope::angles(&self.frequencies, &positions)?;
-        let shared = Shared {
-            cos,
-            sin,
-            mask: input.mask,
+        let shared = Arc::new(Shared {
+            own: Angles { cos, sin },
+            mask: input.mask.cloned(),
             before,
-            packed: packed.as_ref(),
-        };
+            packed,
+        });
+        let checkpoint = input.checkpoint && input.cache.is_none();
         let mut cache = input.cache;
         cx.scope("model", |cx| {
             let mut x = cx.call("embed_tokens", &self.model.embed_tokens, tokens)?;
             for (i, layer) in self.model.layers.iter().enumerate() {
                 let rows = cache.as_deref_mut().map(|c| c.layer(i)).transpose()?;
                 x = cx.scope("layers", |cx| {
-                    cx.scope(&i.to_string(), |cx| layer.forward(&x, &shared, rows, cx))
+                    cx.scope(&i.to_string(), |cx| {
+                        if !checkpoint {
+                            return layer.forward(&x, &shared, rows, cx);
+                        }
+                        let (inner, shared) = (layer.clone(), shared.clone());
+                        cx.checkpoint_with(layer.named_parameters(), &x, move |x, cx| {
+                            inner.forward(x, &shared, None, cx)
+                        })
+                    })
                 })?;
             }
             let x = cx.call("norm", &self.model.norm, &x)?;

@@ -12,6 +12,7 @@ use entrenar_base::{Error, Result};
 use entrenar_nn::Parameters;
 
 pub use plan::{Plan, plan};
+pub use rows::{InspectedRows, inspect_rows};
 
 use super::fit::Ended;
 use super::from_config::{

@@ -93,6 +93,7 @@ impl Objective<Tuned> for NextTokens {
         let targets = Tensor::from(batch.targets.clone());
         let input = LmInput {
             segments: batch.segments.as_deref(),
+            checkpoint: tuned.checkpointing,
             ..LmInput::default()
         };
         let model = tuned.text.model.as_causal();

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use entrenar_base::{Error, Result};
 use entrenar_zoo::{TextModel, Tokenizer};
 
-use crate::config::{self, Config, Task};
-use crate::data::sft::{Fields, Overlong, SftConfig, SftData, SftFormat, SftSamples, TrainOnEos};
+use super::opening;
+use crate::config::{self, Config, Loaded, Model, Task};
+use crate::data::sft::{
+    Fields, Overlong, SftConfig, SftData, SftFormat, SftSamples, TrainOnEos, inspect,
+};
 use crate::data::{Holdout, Parts, Splits, find_files};
 
 /// The default of `data.sequence_length`, where the model's context is longer.
@@ -85,7 +88,7 @@ fn settings(config: &Config, context: usize) -> Result<SftConfig> {
         roles_to_train: data
             .roles_to_train
             .clone()
-            .unwrap_or(defaults.roles_to_train),
+            .unwrap_or_else(|| defaults.roles_to_train.clone()),
         train_on_eos: match data.train_on_eos {
             Some(config::TrainOnEos::All) => TrainOnEos::All,
             Some(config::TrainOnEos::Last) => TrainOnEos::Last,
@@ -99,7 +102,7 @@ fn settings(config: &Config, context: usize) -> Result<SftConfig> {
             Some(config::Overlong::Drop) | None => Overlong::Drop,
         },
         fields: fields(config)?,
-        eos_token: None,
+        ..defaults
     })
 }
 
@@ -128,4 +131,36 @@ fn fields(config: &Config) -> Result<Fields> {
         *place = Some(column.clone());
     }
     Ok(fields)
+}
+
+/// What `entrenar inspect-data` shows.
+pub struct InspectedRows {
+    /// Decoded samples, what is not learned marked, and numbers about all of them.
+    pub text: String,
+}
+
+/// Reads the rows of a config as training would, and shows some of them.
+///
+/// # Errors
+///
+/// A config without `model.base`, and as training.
+pub fn inspect_rows(loaded: &Loaded, how_many: usize, colour: bool) -> Result<InspectedRows> {
+    let config = &loaded.config;
+    let Model::Pretrained(base) = &config.model else {
+        return Err(Error::config(
+            "expected a config with model.base: other data are shown by training",
+        ));
+    };
+    let directory =
+        opening::find(&base.base).map_err(|error| super::placed(loaded, "model.base", error))?;
+    let tokenizer = Tokenizer::open(&directory)?;
+    let context = opening::context(&directory)?;
+    let settings = settings(config, context)?;
+    let samples = Arc::new(
+        read(&config.data.path, &settings, &tokenizer)
+            .map_err(|error| super::placed(loaded, "data", error))?,
+    );
+    Ok(InspectedRows {
+        text: inspect(&samples.dataset(config.seed)?, &tokenizer, how_many, colour)?,
+    })
 }
