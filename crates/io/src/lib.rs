@@ -1,7 +1,7 @@
 //! Files of entrenar: weights, checkpoints and what is in them.
 //!
-//! [`SafeTensors`] reads one safetensors file, [`Weights`] a file, a sharded index or a Hugging
-//! Face directory, [`write_safetensors`] writes one; [`Store`] keeps checkpoints that are whole or
+//! [`SafeTensors`] reads one safetensors file, [`PyTorch`] one file of `torch.save`, [`Weights`] a
+//! file, a sharded index or a Hugging Face directory of either; [`write_safetensors`] writes; [`Store`] keeps checkpoints that are whole or
 //! absent; [`inspect()`] describes any of them; [`write_atomic`] replaces a small file as one step.
 //! This crate knows arrays (`entrenar-base`) but neither tensors with gradients nor layers.
 //!
@@ -21,6 +21,7 @@
 //! ```
 
 pub mod atomic;
+mod content;
 mod disk;
 #[cfg(test)]
 mod faults;
@@ -28,10 +29,14 @@ pub mod inspect;
 mod names;
 #[cfg(test)]
 mod power;
+pub mod pytorch;
 pub mod safetensors;
 pub mod store;
+mod weights;
 
 pub use atomic::write_atomic;
 pub use inspect::{Inspection, inspect};
-pub use safetensors::{SafeTensors, StoredDType, TensorInfo, Weights, write_safetensors};
+pub use pytorch::PyTorch;
+pub use safetensors::{SafeTensors, StoredDType, TensorInfo, write_safetensors};
 pub use store::{Checkpoint, CheckpointWriter, Report, Store};
+pub use weights::{WeightFile, Weights};

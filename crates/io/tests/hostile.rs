@@ -281,9 +281,9 @@ fn indexes_that_lie() {
         (r#"{"weight_map": {"a": "s.safetensors", "b": "gone.safetensors", "c": "gone.safetensors"}}"#.to_string(), "the shard `gone.safetensors` is missing; it holds tensor `b` and 1 more"),
         (r#"{"weight_map": {"a": "s.safetensors", "z": "s.safetensors"}}"#.to_string(), "tensor `z` should be in `s.safetensors`"),
         (r#"{"weight_map": {"a": "s.safetensors", "a": "s.safetensors"}}"#.to_string(), "`a` appears twice"),
-        (r#"{"weight_map": {"a": 3}}"#.to_string(), "not a safetensors index"),
+        (r#"{"weight_map": {"a": 3}}"#.to_string(), "not an index of weight files"),
         (r#"{}"#.to_string(), "missing field `weight_map`"),
-        (String::new(), "not a safetensors index"),
+        (String::new(), "not an index of weight files"),
     ];
     let path = inside.join("model.safetensors.index.json");
     for (text, want) in cases {

@@ -12,8 +12,9 @@ use entrenar_base::Element as _;
 use entrenar_base::{Array, DType, Error, Result, dispatch};
 use serde::Serialize;
 
-use crate::safetensors::{CHECKSUMS, Checksums, SafeTensors, StoredDType, TensorInfo, Weights};
+use crate::safetensors::{CHECKSUMS, Checksums, SafeTensors, StoredDType, TensorInfo};
 use crate::store::{Checkpoint, Damage, MANIFEST, Report, Store};
+use crate::weights::{WeightFile, Weights};
 
 /// What kind of thing a path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -21,8 +22,12 @@ use crate::store::{Checkpoint, Damage, MANIFEST, Report, Store};
 pub enum Kind {
     /// One safetensors file.
     Safetensors,
+    /// One file of `torch.save`.
+    Pytorch,
     /// Several files with an index.
     ShardedSafetensors,
+    /// Several files of `torch.save` with an index.
+    ShardedPytorch,
     /// A directory with weights, as the Hugging Face hub has them.
     ModelDirectory,
     /// A `step-N` directory with a manifest.
@@ -36,7 +41,9 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Safetensors => "safetensors file",
+            Kind::Pytorch => "PyTorch file",
             Kind::ShardedSafetensors => "sharded safetensors",
+            Kind::ShardedPytorch => "sharded PyTorch files",
             Kind::ModelDirectory => "model directory",
             Kind::Checkpoint => "checkpoint",
             Kind::RunDirectory => "run directory",
@@ -181,11 +188,16 @@ enum Source {
 #[track_caller]
 fn source(path: &Path) -> Result<Source> {
     if !path.is_dir() {
-        let kind = match path.extension() {
-            Some(e) if e == "json" => Kind::ShardedSafetensors,
-            _ => Kind::Safetensors,
+        let weights = Weights::open(path)?;
+        let sharded = path.extension().is_some_and(|e| e == "json");
+        let pytorch = matches!(weights.files().first(), Some(WeightFile::PyTorch(_)));
+        let kind = match (sharded, pytorch) {
+            (false, false) => Kind::Safetensors,
+            (false, true) => Kind::Pytorch,
+            (true, false) => Kind::ShardedSafetensors,
+            (true, true) => Kind::ShardedPytorch,
         };
-        return Ok(Source::Weights(kind, Weights::open(path)?));
+        return Ok(Source::Weights(kind, weights));
     }
     if path.join(MANIFEST).exists() {
         return Ok(Source::Checkpoint(Checkpoint::open(path)?));
@@ -202,9 +214,9 @@ fn source(path: &Path) -> Result<Source> {
         Err(e) if e.path() != Some(path) => Err(e),
         Err(_) => Err(Error::format(
             path,
-            "nothing to inspect: expected a safetensors file, a directory with model.safetensors, \
-             adapter_model.safetensors or their index, a checkpoint (with manifest.json) or a run \
-             directory (with checkpoints)",
+            "nothing to inspect: expected a safetensors or PyTorch file, a directory with \
+             model.safetensors, adapter_model.safetensors, pytorch_model.bin or their index, a \
+             checkpoint (with manifest.json) or a run directory (with checkpoints)",
         )),
     }
 }
@@ -238,12 +250,14 @@ impl Inspection {
     }
 
     /// Adds a file with those of its tensors that `seen` lets through.
-    fn add_file(&mut self, path: &Path, file: &SafeTensors, seen: impl Fn(&str) -> bool) {
+    fn add_file(&mut self, path: &Path, file: &WeightFile, seen: impl Fn(&str) -> bool) {
         let name = relative(path, file.path());
-        for (tensor, info) in file.infos().filter(|(tensor, _)| seen(tensor)) {
-            self.add_tensor(&name, tensor, info);
+        for (tensor, info) in file.infos() {
+            if seen(tensor) {
+                self.add_tensor(&name, tensor, info);
+            }
         }
-        let mut metadata = file.metadata().clone();
+        let mut metadata = file.metadata();
         // For `verify`, not for readers.
         metadata.remove(CHECKSUMS);
         self.files.push(FileRow {
@@ -315,7 +329,7 @@ impl Inspection {
     fn verify_weights(&self, weights: &Weights, out: &mut Verification) {
         for file in weights.files() {
             let name = relative(&self.path, file.path());
-            let sums = Checksums::of(file.metadata());
+            let sums = Checksums::of(&file.metadata());
             let by_manifest = manifest_beside(file.path());
             out.checksums &= by_manifest.is_some() || sums.is_some();
             let report = by_manifest.unwrap_or_else(|| check_tensors(file, sums));
@@ -331,6 +345,7 @@ impl Inspection {
                 && let Ok(opened) = checkpoint.tensors(&file.name)
             {
                 let name = format!("{prefix}{}", file.name);
+                let opened = WeightFile::SafeTensors(opened);
                 out.non_finite.extend(non_finite(&opened, &name));
             }
         }
@@ -350,7 +365,7 @@ fn of_checkpoint(path: &Path, checkpoint: &Checkpoint) -> Result<Inspection> {
     out.producer = Some(checkpoint.manifest().producer.clone());
     for entry in &checkpoint.manifest().files {
         if entry.safetensors.is_some() {
-            let file = SafeTensors::open(path.join(&entry.name))?;
+            let file = WeightFile::SafeTensors(SafeTensors::open(path.join(&entry.name))?);
             out.add_file(path, &file, |_| true);
         } else {
             out.files.push(FileRow {
@@ -434,7 +449,7 @@ fn manifest_beside(path: &Path) -> Option<Report> {
 
 /// The report on a file by its own checksums. Without them every tensor must at least be readable (a
 /// bool is 0 or 1).
-fn check_tensors(file: &SafeTensors, sums: Option<Result<Checksums, String>>) -> Report {
+fn check_tensors(file: &WeightFile, sums: Option<Result<Checksums, String>>) -> Report {
     let mut damage = Vec::new();
     let mut add = |tensor: Option<&str>, reason: String| {
         damage.push(Damage {
@@ -452,12 +467,14 @@ fn check_tensors(file: &SafeTensors, sums: Option<Result<Checksums, String>>) ->
         None => None,
     };
     for (name, info) in file.infos() {
-        let complaint = match (&sums, file.tensor_bytes(name)) {
-            (Some(sums), Ok(bytes)) => sums.complaint(name, info, bytes),
-            (None, _) if info.dtype.array_dtype().is_some() => {
-                file.tensor(name).err().map(|e| e.to_string())
-            }
-            _ => None,
+        let readable = || file.tensor(name).err().map(|e| e.to_string());
+        let complaint = match (file, &sums) {
+            (WeightFile::SafeTensors(file), Some(sums)) => file
+                .tensor_bytes(name)
+                .ok()
+                .and_then(|bytes| sums.complaint(name, info, bytes)),
+            (WeightFile::SafeTensors(_), None) if info.dtype.array_dtype().is_none() => None,
+            _ => readable(),
         };
         if let Some(reason) = complaint {
             add(Some(name), reason);
@@ -480,9 +497,9 @@ fn check_tensors(file: &SafeTensors, sums: Option<Result<Checksums, String>>) ->
     }
 }
 
-fn non_finite(file: &SafeTensors, shown: &str) -> Vec<NonFinite> {
+fn non_finite(file: &WeightFile, shown: &str) -> Vec<NonFinite> {
     let mut found = Vec::new();
-    let names: BTreeSet<&str> = file.names().collect();
+    let names: BTreeSet<&str> = file.names().into_iter().collect();
     for name in names {
         let Some(dtype) = file.info(name).and_then(|i| i.dtype.array_dtype()) else {
             continue;
@@ -508,8 +525,9 @@ fn non_finite(file: &SafeTensors, shown: &str) -> Vec<NonFinite> {
 
 fn count_non_finite(array: &Array, dtype: DType) -> (usize, usize) {
     dispatch!(dtype, T => {
-        let values = array.as_slice::<T>().unwrap_or_default();
-        values.iter().fold((0, 0), |(nan, infinite), x| {
+        // A view: tensors of a PyTorch file may be strided.
+        let Ok(view) = array.view::<T>() else { return (0, 0) };
+        view.iter().fold((0, 0), |(nan, infinite), x| {
             let x = x.to_f64();
             (nan + usize::from(x.is_nan()), infinite + usize::from(x.is_infinite()))
         })

@@ -322,7 +322,7 @@ impl<'de> Deserialize<'de> for Raw {
 }
 
 /// A map from text to text in which no key appears twice.
-pub(super) struct UniqueStrings(pub(super) BTreeMap<String, String>);
+pub(crate) struct UniqueStrings(pub(crate) BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for UniqueStrings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

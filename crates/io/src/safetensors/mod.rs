@@ -1,26 +1,24 @@
-//! Safetensors files: [`SafeTensors`] reads one, [`write_safetensors`] writes one, [`Weights`]
-//! reads a model that may be sharded.
+//! Safetensors files: [`SafeTensors`] reads one, [`write_safetensors`] writes one.
 //!
-//! `header.rs` checks what a file claims, `write.rs` produces, `sharded.rs` follows an index,
-//! `checksums.rs` lets a file vouch for its own tensors.
+//! `header.rs` checks what a file claims, `write.rs` produces, `checksums.rs` lets a file vouch for
+//! its own tensors.
 
 mod checksums;
 pub(crate) mod header;
-mod sharded;
 pub(crate) mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use entrenar_base::{Array, Error, ErrorKind, Mapped, Result};
+use entrenar_base::{Array, Error, ErrorKind, Result};
 
 pub use checksums::with_checksums;
 pub(crate) use checksums::{CHECKSUMS, Checksums};
 pub use header::{StoredDType, TensorInfo};
-pub use sharded::Weights;
 pub use write::{to_bytes, write_safetensors};
 
+use crate::content::Content;
 use crate::names::Printable;
 use header::Header;
 
@@ -43,22 +41,7 @@ use header::Header;
 pub struct SafeTensors {
     path: PathBuf,
     content: Content,
-    header: Arc<Header>,
-}
-
-#[derive(Clone)]
-enum Content {
-    Mapped(Mapped),
-    Owned(Arc<Vec<u8>>),
-}
-
-impl Content {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Content::Mapped(map) => map,
-            Content::Owned(bytes) => bytes,
-        }
-    }
+    pub(crate) header: Arc<Header>,
 }
 
 impl SafeTensors {
@@ -73,8 +56,7 @@ impl SafeTensors {
     #[track_caller]
     pub fn open(path: impl AsRef<Path>) -> Result<SafeTensors> {
         let path = path.as_ref();
-        refuse_directory(path)?;
-        Self::new(path, Content::Mapped(Mapped::open(path)?))
+        Self::new(path, Content::map(path, "safetensors")?)
     }
 
     /// Reads the whole file into memory.
@@ -84,9 +66,7 @@ impl SafeTensors {
     #[track_caller]
     pub fn read(path: impl AsRef<Path>) -> Result<SafeTensors> {
         let path = path.as_ref();
-        refuse_directory(path)?;
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "cannot read", e))?;
-        Self::new(path, Content::Owned(Arc::new(bytes)))
+        Self::new(path, Content::read(path, "safetensors")?)
     }
 
     /// Takes the bytes of a whole file; `label` stands for its path in messages.
@@ -95,7 +75,7 @@ impl SafeTensors {
     /// When the header breaks a promise of the format.
     #[track_caller]
     pub fn from_bytes(bytes: impl Into<Vec<u8>>, label: impl AsRef<Path>) -> Result<SafeTensors> {
-        Self::new(label.as_ref(), Content::Owned(Arc::new(bytes.into())))
+        Self::new(label.as_ref(), Content::from(bytes.into()))
     }
 
     #[track_caller]
@@ -173,10 +153,7 @@ impl SafeTensors {
                 ),
             ));
         };
-        let array = match &self.content {
-            Content::Mapped(map) => map.array(info.start, dtype, &info.shape),
-            Content::Owned(_) => Array::from_bytes(self.slice(info), dtype, &info.shape),
-        };
+        let array = self.content.array(info.start, dtype, &info.shape);
         array.map_err(|e| Error::format(&self.path, format!("tensor `{}`: {e}", Printable(name))))
     }
 
@@ -232,23 +209,11 @@ impl std::fmt::Debug for SafeTensors {
 }
 
 #[track_caller]
-fn no_such_tensor(path: &Path, name: &str, of: usize) -> Error {
+pub(crate) fn no_such_tensor(path: &Path, name: &str, of: usize) -> Error {
     let text = format!(
         "{}: no tensor `{}` among its {of}",
         path.display(),
         Printable(name)
     );
     Error::new(ErrorKind::Argument, text)
-}
-
-/// The system's own message for a mapped directory ("No such device") helps nobody.
-#[track_caller]
-fn refuse_directory(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        return Err(Error::format(
-            path,
-            "a directory, expected a safetensors file",
-        ));
-    }
-    Ok(())
 }

@@ -1,29 +1,147 @@
-//! [`Weights`]: the tensors of a model, in one file or spread over shards.
+//! [`Weights`]: the tensors of a model, in one file or spread over shards, of either format.
 //!
-//! A sharded model has `model.safetensors.index.json`: `{"metadata": …, "weight_map": {tensor:
-//! file}}`. The map decides: tensors that a shard holds besides are not seen. File names in it
+//! A sharded model has `model.safetensors.index.json` (or `pytorch_model.bin.index.json`):
+//! `{"metadata": …, "weight_map": {tensor: file}}`. The map decides: tensors that a shard holds besides are not seen. File names in it
 //! must be plain: an index cannot point outside its directory (a symbolic link in the directory
 //! may; the hub's cache is built of them).
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use entrenar_base::{Array, Error, Result};
 use serde::Deserialize;
 
-use super::header::{TensorInfo, UniqueStrings};
-use super::{SafeTensors, no_such_tensor};
 use crate::names::{Printable, not_a_plain_file_name};
+use crate::pytorch::{self, PyTorch};
+use crate::safetensors::header::UniqueStrings;
+use crate::safetensors::{SafeTensors, TensorInfo, no_such_tensor};
 
-/// Weight files of a directory, in the order in which they are looked for.
-const IN_DIRECTORY: [&str; 4] = [
+/// Weight files of a directory, in the order in which they are looked for: where both formats are
+/// there, safetensors.
+const IN_DIRECTORY: [&str; 7] = [
     "model.safetensors",
     "model.safetensors.index.json",
     "adapter_model.safetensors",
     "adapter_model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "adapter_model.bin",
 ];
 
-/// The tensors of a model: a safetensors file, a sharded index, or a directory with either.
+/// One weight file of either format.
+#[derive(Clone, Debug)]
+pub enum WeightFile {
+    /// A safetensors file.
+    SafeTensors(SafeTensors),
+    /// A file of `torch.save`.
+    PyTorch(PyTorch),
+}
+
+/// The same question to either format.
+macro_rules! ask {
+    ($file:expr, $inner:ident => $answer:expr) => {
+        match $file {
+            WeightFile::SafeTensors($inner) => $answer,
+            WeightFile::PyTorch($inner) => $answer,
+        }
+    };
+}
+
+impl WeightFile {
+    /// Opens a file; its ending and its first bytes say which format it is.
+    ///
+    /// # Errors
+    /// As [`SafeTensors::open`] and [`PyTorch::open`].
+    #[track_caller]
+    pub fn open(path: impl AsRef<Path>) -> Result<WeightFile> {
+        let path = path.as_ref();
+        Ok(if is_pytorch(path) {
+            WeightFile::PyTorch(PyTorch::open(path)?)
+        } else {
+            WeightFile::SafeTensors(SafeTensors::open(path)?)
+        })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        ask!(self, file => file.path())
+    }
+
+    /// Length of the whole file.
+    pub fn size(&self) -> usize {
+        ask!(self, file => file.size())
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        ask!(self, file => file.len())
+    }
+
+    /// True when the file holds no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Names, in the file's order.
+    pub fn names(&self) -> Vec<&str> {
+        ask!(self, file => file.names().collect())
+    }
+
+    /// Names and descriptions, in the file's order.
+    pub fn infos(&self) -> Vec<(&str, &TensorInfo)> {
+        ask!(self, file => file.infos().collect())
+    }
+
+    /// The description of one tensor, `None` when the file does not hold it.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        ask!(self, file => file.info(name))
+    }
+
+    /// Where a tensor stands in the file's order.
+    fn position(&self, name: &str) -> Option<usize> {
+        match self {
+            WeightFile::SafeTensors(file) => file.header.index.get(name).copied(),
+            WeightFile::PyTorch(file) => file.position(name),
+        }
+    }
+
+    /// One tensor. Errors as [`SafeTensors::tensor`] and [`PyTorch::tensor`].
+    #[track_caller]
+    pub fn tensor(&self, name: &str) -> Result<Array> {
+        ask!(self, file => file.tensor(name))
+    }
+
+    /// The `__metadata__` map of a safetensors file; empty for the other format.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        match self {
+            WeightFile::SafeTensors(file) => file.metadata().clone(),
+            WeightFile::PyTorch(_) => BTreeMap::new(),
+        }
+    }
+}
+
+/// Whether a file's ending or its first bytes are those of PyTorch. A file that cannot be read is
+/// the reader's to report.
+pub(crate) fn is_pytorch(path: &Path) -> bool {
+    let ending = path.extension().and_then(|e| e.to_str());
+    let mut start = [0; 9];
+    let read = || std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut start));
+    match ending {
+        Some("safetensors") => false,
+        Some(e) if pytorch::EXTENSIONS.contains(&e) => true,
+        // A safetensors file may start with any length, and then a brace.
+        _ => {
+            path.is_file()
+                && { read }().is_ok()
+                && start[8] != b'{'
+                && (start.starts_with(b"PK\x03\x04") || start[0] == 0x80)
+        }
+    }
+}
+
+/// The tensors of a model: a safetensors or PyTorch file, a sharded index, or a directory with one
+/// of them.
 ///
 /// ```
 /// use entrenar_base::Array;
@@ -41,7 +159,7 @@ const IN_DIRECTORY: [&str; 4] = [
 #[derive(Clone, Debug)]
 pub struct Weights {
     path: PathBuf,
-    files: Vec<SafeTensors>,
+    files: Vec<WeightFile>,
     /// Which file holds each tensor; in order of files, then of position.
     tensors: Vec<(String, usize)>,
     index: HashMap<String, usize>,
@@ -53,8 +171,9 @@ struct Index {
 }
 
 impl Weights {
-    /// Opens `path`: a safetensors file, an index (`….json`), or a directory that holds
-    /// `model.safetensors`, its index, or the same for `adapter_model`.
+    /// Opens `path`: a safetensors or PyTorch file, an index (`….json`), or a directory that holds
+    /// `model.safetensors`, its index, or the same for `adapter_model`; or else
+    /// `pytorch_model.bin`, its index, or `adapter_model.bin`.
     ///
     /// # Errors
     /// When there are no weights, a shard is missing or damaged or lacks a tensor the index
@@ -70,8 +189,9 @@ impl Weights {
         if file.extension().is_some_and(|e| e == "json") {
             return Self::open_index(&file);
         }
-        let file = SafeTensors::open(file)?;
-        let tensors = file.names().map(|name| (name.to_string(), 0)).collect();
+        let file = WeightFile::open(file)?;
+        let names = file.names().into_iter();
+        let tensors = names.map(|name| (name.to_string(), 0)).collect();
         Ok(Self::new(path, vec![file], tensors))
     }
 
@@ -79,7 +199,7 @@ impl Weights {
     fn open_index(path: &Path) -> Result<Weights> {
         let text = std::fs::read(path).map_err(|e| Error::io(path, "cannot read", e))?;
         let index: Index = serde_json::from_slice(&text)
-            .map_err(|e| Error::format(path, format!("not a safetensors index: {e}")))?;
+            .map_err(|e| Error::format(path, format!("not an index of weight files: {e}")))?;
         let mut by_shard: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (tensor, shard) in &index.weight_map.0 {
             by_shard.entry(shard).or_default().push(tensor);
@@ -111,7 +231,7 @@ impl Weights {
                     ),
                 ));
             }
-            let file = SafeTensors::open(&shard_path)?;
+            let file = WeightFile::open(&shard_path)?;
             if let Some(absent) = names.iter().find(|name| file.info(name).is_none()) {
                 return Err(Error::format(
                     path,
@@ -121,14 +241,14 @@ impl Weights {
                     ),
                 ));
             }
-            names.sort_by_key(|name| file.header.index[*name]);
+            names.sort_by_key(|name| file.position(name));
             tensors.extend(names.iter().map(|name| (name.to_string(), files.len())));
             files.push(file);
         }
         Ok(Self::new(path, files, tensors))
     }
 
-    fn new(path: &Path, files: Vec<SafeTensors>, tensors: Vec<(String, usize)>) -> Weights {
+    fn new(path: &Path, files: Vec<WeightFile>, tensors: Vec<(String, usize)>) -> Weights {
         Weights {
             path: path.to_path_buf(),
             index: tensors.iter().cloned().collect(),
@@ -143,7 +263,7 @@ impl Weights {
     }
 
     /// The files, by name.
-    pub fn files(&self) -> &[SafeTensors] {
+    pub fn files(&self) -> &[WeightFile] {
         &self.files
     }
 
@@ -168,11 +288,11 @@ impl Weights {
     }
 
     /// The file that holds a tensor.
-    pub fn file_of(&self, name: &str) -> Option<&SafeTensors> {
+    pub fn file_of(&self, name: &str) -> Option<&WeightFile> {
         Some(&self.files[*self.index.get(name)?])
     }
 
-    /// One tensor. Errors as [`SafeTensors::tensor`].
+    /// One tensor. Errors as [`WeightFile::tensor`].
     #[track_caller]
     pub fn tensor(&self, name: &str) -> Result<Array> {
         match self.file_of(name) {
@@ -181,7 +301,7 @@ impl Weights {
         }
     }
 
-    /// All tensors, by file and position in it. Errors as [`SafeTensors::tensor`].
+    /// All tensors, by file and position in it. Errors as [`WeightFile::tensor`].
     #[track_caller]
     pub fn tensors(&self) -> Result<Vec<(String, Array)>> {
         let mut out = Vec::with_capacity(self.len());
@@ -193,8 +313,7 @@ impl Weights {
 
     /// The `__metadata__` of all files; where two disagree, the last by name.
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        let maps = self.files.iter().map(SafeTensors::metadata);
-        maps.flat_map(Clone::clone).collect()
+        self.files.iter().flat_map(WeightFile::metadata).collect()
     }
 }
 
