@@ -10,6 +10,7 @@ mod eval;
 mod generate;
 mod init;
 mod inspect;
+mod inspect_data;
 mod merge_adapter;
 mod outcome;
 mod predict;
@@ -61,6 +62,7 @@ enum Command {
     Chat(chat::Args),
     MergeAdapter(merge_adapter::Args),
     Inspect(inspect::Args),
+    InspectData(inspect_data::Args),
     Init(init::Args),
     Schema(schema::Args),
     Completions(completions::Args),
@@ -183,6 +185,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Chat(args) => chat::run(args, output),
         Command::MergeAdapter(args) => merge_adapter::run(args, output),
         Command::Inspect(args) => inspect::run(args, output),
+        Command::InspectData(args) => inspect_data::run(args, output),
         Command::Init(args) => init::run(args),
         Command::Schema(args) => schema::run(args),
         Command::Completions(args) => completions::run(args),

@@ -6,7 +6,7 @@
 use super::{Failure, Output, json, print};
 use entrenar::train::config::{self, Loaded};
 use entrenar::train::run::{ProgressStyle, RunPlace, Signals, number_text};
-use entrenar::train::trainer::{Ended, Evaluation, RunOptions, RunOutcome, run_config};
+use entrenar::train::trainer::{Ended, Evaluation, RunOptions, RunOutcome, plan, run_config};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Continue from the newest complete checkpoint of the run directory
     #[arg(long)]
     resume: bool,
-    /// Check the config, print it with every default filled in, and stop
+    /// Check the config, print it with every default filled in and (with model.base) what memory and time it will take, and stop
     #[arg(long)]
     dry_run: bool,
 }
@@ -41,7 +41,12 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
         output.note(line);
     }
     if args.dry_run {
-        show(&loaded, output)
+        show(&loaded, output)?;
+        match plan(&loaded)? {
+            Some(plan) => plan.to_string().lines().for_each(|line| output.note(line)),
+            None => {}
+        }
+        Ok(())
     } else {
         start(&loaded, args, output)
     }
