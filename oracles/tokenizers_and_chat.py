@@ -11,7 +11,7 @@ import json
 import pathlib
 
 from tokenizers import Tokenizer
-from transformers import GPT2TokenizerFast
+from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -25,10 +25,15 @@ TEXTS = ["", " ", "Hello, world!", "Once upon a time, there was a little girl.",
 
 def tokenizers():
     out = {}
-    for name in ["stories260k", "tok-gpt-neox-20b", "tok-small-chat"]:
+    for name in ["stories260k", "tok-gpt-neox-20b"]:
         t = Tokenizer.from_file(str(SHARED / name / "tokenizer.json"))
         out[name] = [{"text": x, "ids": t.encode(x).ids, "bare": t.encode(x, add_special_tokens=False).ids,
                       "decoded": t.decode(t.encode(x).ids)} for x in TEXTS]
+    # This one's special tokens are named in tokenizer_config.json alone, which transformers reads.
+    name = "tok-small-chat"
+    t = PreTrainedTokenizerFast.from_pretrained(SHARED / name)
+    out[name] = [{"text": x, "ids": t(x).input_ids, "bare": t(x, add_special_tokens=False).input_ids,
+                  "decoded": t.decode(t(x).input_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)} for x in TEXTS]
     folder = SHARED / "tok-gpt2"
     t = GPT2TokenizerFast(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
     out["tok-gpt2"] = [{"text": x, "ids": t(x).input_ids, "bare": t(x, add_special_tokens=False).input_ids,

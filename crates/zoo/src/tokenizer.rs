@@ -61,6 +61,8 @@ impl Tokenizer {
         none.map_err(|e| Error::format(directory, e.to_string()))?;
         let config = read_object(&directory.join("tokenizer_config.json"))?.unwrap_or_default();
         let map = read_object(&directory.join("special_tokens_map.json"))?.unwrap_or_default();
+        add_tokens(&mut inner, &config)
+            .map_err(|e| Error::format(directory.join("tokenizer_config.json"), e))?;
         let special = |name: &str| {
             let text = token_text(config.get(name)).or_else(|| token_text(map.get(name)))?;
             let id = inner.token_to_id(&text)?;
@@ -283,6 +285,47 @@ fn read_inner(directory: &Path) -> Result<tokenizers::Tokenizer> {
             .map_err(|e| Error::format(&vocabulary, e.to_string()))?;
     }
     Ok(inner)
+}
+
+/// Makes the entries of `added_tokens_decoder` whole tokens where `tokenizer.json` does not say so
+/// itself, as transformers does. Those that have another number there, or none that comes next,
+/// are left alone: the model was not trained with them.
+fn add_tokens(
+    inner: &mut tokenizers::Tokenizer,
+    config: &Map<String, Value>,
+) -> std::result::Result<(), String> {
+    let Some(Value::Object(entries)) = config.get("added_tokens_decoder") else {
+        return Ok(());
+    };
+    let mut entries: Vec<(u32, &Value)> = entries
+        .iter()
+        .filter_map(|(id, entry)| Some((id.parse().ok()?, entry)))
+        .collect();
+    entries.sort_by_key(|(id, _)| *id);
+    for (id, entry) in entries {
+        let known = inner.get_added_vocabulary().get_added_tokens_decoder();
+        let Some(text) = token_text(Some(entry)).filter(|_| !known.contains_key(&id)) else {
+            continue;
+        };
+        let next = inner.get_vocab_size(true);
+        let place = inner.token_to_id(&text).map_or(next, |id| id as usize);
+        if place != id as usize {
+            continue;
+        }
+        let flag = |name: &str| entry.get(name).and_then(Value::as_bool);
+        let special = flag("special").unwrap_or(false);
+        let token = tokenizers::AddedToken::from(text, special)
+            .single_word(flag("single_word").unwrap_or(false))
+            .lstrip(flag("lstrip").unwrap_or(false))
+            .rstrip(flag("rstrip").unwrap_or(false))
+            .normalized(flag("normalized").unwrap_or(!special));
+        let added = match special {
+            true => inner.add_special_tokens([token]),
+            false => inner.add_tokens([token]),
+        };
+        added.map_err(|e| e.to_string())?;
+    }
+    Ok(())
 }
 
 /// A token is written as text or as an object with its text under `content`.
