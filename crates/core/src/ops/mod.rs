@@ -26,6 +26,7 @@ pub mod linear;
 pub mod loss;
 pub mod matmul;
 pub mod moments;
+pub mod orthogonal;
 pub mod packed_attention;
 pub mod pad;
 pub mod permute;
@@ -67,6 +68,7 @@ pub(crate) const ENTRIES: &[&[Entry]] = &[
     loss::ENTRIES,
     matmul::ENTRIES,
     moments::ENTRIES,
+    orthogonal::ENTRIES,
     packed_attention::ENTRIES,
     pad::ENTRIES,
     permute::ENTRIES,

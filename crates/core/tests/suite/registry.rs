@@ -1,16 +1,32 @@
 //! The generic checks, run over every operation of the registry; no op has code of its own here.
 //!
-//! `ENTRENAR_CASES` sets the number of random cases per operation (the slow tier uses 1,000).
+//! Each check draws 30 random cases per operation; the slow tier (`ENTRENAR_SLOW=1`) draws 1,000,
+//! and `ENTRENAR_CASES` any other number.
 
-use entrenar_core::autograd::{GradCheck, check_gradient, checkpoint, vjp};
+use std::sync::Once;
+
+use entrenar_core::autograd::{DualTensor, GradCheck, check_gradient, checkpoint, jvp, vjp};
 use entrenar_core::registry::{Entry, Gen, Sample, operations};
 use entrenar_core::{DType, Result, Tensor};
 
+/// Cases per operation: quickly, and in the slow tier.
+const QUICK: u64 = 30;
+const SLOW: u64 = 1000;
+
 fn cases() -> u64 {
-    std::env::var("ENTRENAR_CASES")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(30)
+    static SAID: Once = Once::new();
+    if let Ok(n) = std::env::var("ENTRENAR_CASES") {
+        return n.parse().expect("ENTRENAR_CASES is a number of cases");
+    }
+    if std::env::var("ENTRENAR_SLOW").is_ok_and(|v| v == "1") {
+        return SLOW;
+    }
+    SAID.call_once(|| {
+        eprintln!(
+            "registry checks: {QUICK} of {SLOW} cases per operation; ENTRENAR_SLOW=1 runs all"
+        );
+    });
+    QUICK
 }
 
 /// Runs `check` on random cases of every op and reports all failures together.
@@ -116,7 +132,7 @@ fn layouts_do_not_matter() {
 #[test]
 fn checkpointing_changes_nothing() {
     over_registry("checkpoint", |entry, s, case| {
-        if s.order == 0 || case > 5 {
+        if s.order == 0 {
             return Ok(());
         }
         let (a, ga) = gradients(s, &s.inputs).map_err(|e| e.to_string())?;
@@ -198,4 +214,172 @@ fn other_float_types_stay_near_f64() {
         }
         Ok(())
     });
+}
+
+type Function<'a> = dyn Fn(&[Tensor]) -> Result<Vec<Tensor>> + 'a;
+
+/// Values, gradients of Σ outputs, and gradients of Σ of those where `order` reaches that far.
+fn up_to_second(f: &Function<'_>, inputs: &[Tensor], order: u8) -> Result<[Vec<Tensor>; 3]> {
+    let first = |t: &[Tensor]| -> Result<Vec<Tensor>> {
+        let (outputs, pullback) = vjp(f, &refs(t))?;
+        let ones: Vec<Tensor> = outputs.iter().map(Tensor::ones_like).collect();
+        pullback.call(&refs(&ones))
+    };
+    let values = f(inputs)?;
+    let gradients = if order > 0 { first(inputs)? } else { vec![] };
+    let second = if order > 1 {
+        let (outputs, pullback) = vjp(&first, &refs(inputs))?;
+        let ones: Vec<Tensor> = outputs.iter().map(Tensor::ones_like).collect();
+        pullback.call(&refs(&ones))?
+    } else {
+        vec![]
+    };
+    Ok([values, gradients, second])
+}
+
+/// `f` with every fused op run as its expansion in simpler ops, which is what forward mode does:
+/// the float inputs get a direction of zeros.
+fn expanded(f: &Function<'_>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+    let mut level: Option<DualTensor> = None;
+    let mut wrapped = Vec::with_capacity(inputs.len());
+    for t in inputs {
+        wrapped.push(if t.dtype().is_float() {
+            let zeros = t.detach().zeros_like();
+            let dual = match &level {
+                None => DualTensor::new(t, &zeros)?,
+                Some(first) => first.with(t, &zeros)?,
+            };
+            let tensor = dual.tensor().clone();
+            level.get_or_insert(dual);
+            tensor
+        } else {
+            t.clone()
+        });
+    }
+    f(&wrapped)?
+        .into_iter()
+        .map(|r| match &level {
+            Some(first) => Ok(first.wrap(r)?.value()),
+            None => Ok(r),
+        })
+        .collect()
+}
+
+/// P9, P18: a fused kernel gives what its expansion gives, in value, gradient and second order:
+/// caches such as means and log-sum-exps carry no derivative of their own.
+#[test]
+fn fused_kernels_equal_their_expansions() {
+    over_registry("expansions", |entry, s, _| {
+        if !matches!(entry.kind, "expand" | "composed") {
+            return Ok(());
+        }
+        for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 1e-4)] {
+            let inputs = Gen::cast_inputs(s, dtype);
+            let fused = up_to_second(&s.function, &inputs, s.order).map_err(|e| e.to_string())?;
+            let plain = up_to_second(&|t| expanded(&s.function, t), &inputs, s.order)
+                .map_err(|e| e.to_string())?;
+            for (order, (f, p)) in fused.iter().zip(&plain).enumerate() {
+                // Each order multiplies what rounding leaves of badly conditioned rows.
+                let room = tolerance * 10f64.powi(order as i32);
+                for (f, p) in f.iter().zip(p) {
+                    let (f, p) = (f.array().to_f64_vec(), p.array().to_f64_vec());
+                    let scale = p.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+                    for (x, y) in f.iter().zip(&p) {
+                        let distance = (x - y).abs();
+                        if distance.is_nan() || distance > room * scale {
+                            return Err(format!("{dtype}, order {order}: {x} instead of {y}"));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+/// P10: at ties and kinks, where no difference quotient exists, forward and reverse mode must
+/// still follow one convention. Rounding the inputs to halves makes equal elements, zeros and
+/// bounds met exactly.
+#[test]
+fn both_modes_agree_at_ties() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let (met, all) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    over_registry("ties", |_, s, case| {
+        if s.order == 0 {
+            return Ok(());
+        }
+        all.fetch_add(1, Ordering::Relaxed);
+        let inputs: Vec<Tensor> = s
+            .inputs
+            .iter()
+            .map(|t| {
+                if t.dtype() != DType::F64 {
+                    return t.clone();
+                }
+                let halves = t.to_vec::<f64>().expect("f64");
+                let halves = halves.iter().map(|v| (v * 2.0).round() / 2.0).collect();
+                Tensor::from_vec(halves, t.shape()).expect("counted")
+            })
+            .collect();
+        let real: Vec<&Tensor> = inputs.iter().filter(|t| t.dtype() == DType::F64).collect();
+        let f = |given: &[Tensor]| -> Result<Vec<Tensor>> {
+            let mut given = given.iter();
+            let full: Vec<Tensor> = inputs
+                .iter()
+                .map(|t| {
+                    if t.dtype() == DType::F64 {
+                        given.next().expect("one per f64 input").clone()
+                    } else {
+                        t.clone()
+                    }
+                })
+                .collect();
+            let outputs = (s.function)(&full)?;
+            Ok(outputs
+                .into_iter()
+                .filter(|t| t.dtype() == DType::F64)
+                .collect())
+        };
+        let mut g = Gen::new(case, 1 << 32);
+        let directions: Vec<Tensor> = real
+            .iter()
+            .map(|t| g.tensor(t.shape(), -1.0, 1.0))
+            .collect();
+        // Rounding may leave a function's domain (a matrix no longer positive definite).
+        let Ok((outputs, pushed)) = jvp(f, &real, &refs(&directions)) else {
+            return Ok(());
+        };
+        let cotangents: Vec<Tensor> = outputs
+            .iter()
+            .map(|t| g.tensor(t.shape(), -1.0, 1.0))
+            .collect();
+        let pulled = vjp(f, &real)
+            .and_then(|(_, pullback)| pullback.call(&refs(&cotangents)))
+            .map_err(|e| e.to_string())?;
+        let dot = |a: &[Tensor], b: &[Tensor]| -> (f64, f64) {
+            a.iter().zip(b).fold((0.0, 0.0), |sums, (a, b)| {
+                let (a, b) = (a.array().to_f64_vec(), b.array().to_f64_vec());
+                a.iter().zip(&b).fold(sums, |(sum, size), (p, q)| {
+                    (sum + p * q, size + (p * q).abs())
+                })
+            })
+        };
+        let (forward, size_f) = dot(&cotangents, &pushed);
+        let (reverse, size_r) = dot(&pulled, &directions);
+        if !forward.is_finite() && !reverse.is_finite() {
+            return Ok(()); // a pole, in both modes
+        }
+        met.fetch_add(1, Ordering::Relaxed);
+        let scale = size_f.max(size_r).max(1e-3);
+        let distance = (forward - reverse).abs();
+        if distance.is_nan() || distance > 1e-9 * scale {
+            return Err(format!("forward mode {forward}, reverse mode {reverse}"));
+        }
+        Ok(())
+    });
+    let (met, all) = (met.into_inner(), all.into_inner());
+    assert!(
+        met * 10 > all * 8,
+        "only {met} of {all} cases stayed in their domain"
+    );
 }
