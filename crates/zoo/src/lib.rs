@@ -18,6 +18,7 @@
 //! ```
 
 pub mod architecture;
+pub mod as_gpt2;
 pub mod bert;
 pub mod build;
 pub mod causal;

@@ -79,21 +79,6 @@ impl LanguageModel {
         Ok(model)
     }
 
-    /// The longest sequence of the model in a directory, without its weights.
-    ///
-    /// # Errors
-    /// When `config.json` is missing, damaged, or of a family that is not known.
-    pub fn context_of(directory: impl AsRef<Path>) -> Result<usize> {
-        let directory = directory.as_ref();
-        let config = read_config(directory)?;
-        let named = |e: Error| e.context(directory.display());
-        if config.get("model_type").and_then(Value::as_str) == Some("gpt2") {
-            return Ok(Gpt2Config::from_json(&config).map_err(named)?.n_positions);
-        }
-        let config = DecoderConfig::from_json(&config).map_err(named)?;
-        Ok(config.max_position_embeddings)
-    }
-
     /// Whether the output layer is the token embedding.
     pub fn tied(&self) -> bool {
         match self {

@@ -57,6 +57,15 @@ impl TextModel {
         })
     }
 
+    /// A model and the tokenizer that goes with it; texts end with the tokenizer's EOS, if it has one.
+    pub fn of(model: LanguageModel, tokenizer: Tokenizer) -> TextModel {
+        TextModel {
+            eos: tokenizer.eos().map(|token| token.id).into_iter().collect(),
+            model,
+            tokenizer,
+        }
+    }
+
     /// The tokens that end a text.
     pub fn eos(&self) -> &[u32] {
         &self.eos

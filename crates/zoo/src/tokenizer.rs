@@ -33,6 +33,8 @@ pub struct Tokenizer {
     unk: Option<SpecialToken>,
     chat_template: Option<String>,
     config: Map<String, Value>,
+    /// The contents of `tokenizer.json` where there is no such file.
+    json: Option<Value>,
 }
 
 /// The files that describe a tokenizer; those present are copied with a model.
@@ -54,13 +56,48 @@ impl Tokenizer {
     /// When there are no tokenizer files, or one is damaged.
     pub fn open(directory: impl AsRef<Path>) -> Result<Tokenizer> {
         let directory = directory.as_ref();
-        let mut inner = read_inner(directory)?;
+        let inner = read_inner(directory)?;
+        let config = read_object(&directory.join("tokenizer_config.json"))?.unwrap_or_default();
+        let map = read_object(&directory.join("special_tokens_map.json"))?.unwrap_or_default();
+        let template = chat_template(directory, &config)?;
+        Tokenizer::of(inner, config, &map, directory, template)
+    }
+
+    /// A tokenizer from the contents of `tokenizer.json` and `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// When they are no tokenizer.
+    ///
+    /// ```
+    /// use entrenar_zoo::{Tokenizer, as_gpt2::tokenizer_of_characters};
+    /// let json = tokenizer_of_characters(&['\n', 'a', 'b']);
+    /// let tokenizer = Tokenizer::from_json(&json, Default::default())?;
+    /// assert_eq!(tokenizer.encode("ab\na", true)?, [1, 2, 0, 1]);
+    /// assert_eq!(tokenizer.decode(&[2, 0], false)?, "b\n");
+    /// assert!(tokenizer.encode("c", true).is_err());
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    pub fn from_json(json: &Value, config: Map<String, Value>) -> Result<Tokenizer> {
+        let place = Path::new("tokenizer.json");
+        let inner = tokenizers::Tokenizer::from_bytes(json.to_string())
+            .map_err(|e| Error::format(place, e.to_string()))?;
+        let map = Map::new();
+        let mut tokenizer = Tokenizer::of(inner, config, &map, Path::new(""), None)?;
+        tokenizer.json = Some(json.clone());
+        Ok(tokenizer)
+    }
+
+    fn of(
+        mut inner: tokenizers::Tokenizer,
+        config: Map<String, Value>,
+        map: &Map<String, Value>,
+        directory: &Path,
+        chat_template: Option<String>,
+    ) -> Result<Tokenizer> {
         // Truncation and padding are decided by the data, not by what the file was saved with.
         inner.with_padding(None);
         let none: std::result::Result<_, _> = inner.with_truncation(None);
         none.map_err(|e| Error::format(directory, e.to_string()))?;
-        let config = read_object(&directory.join("tokenizer_config.json"))?.unwrap_or_default();
-        let map = read_object(&directory.join("special_tokens_map.json"))?.unwrap_or_default();
         add_tokens(&mut inner, &config)
             .map_err(|e| Error::format(directory.join("tokenizer_config.json"), e))?;
         let special = |name: &str| {
@@ -73,10 +110,11 @@ impl Tokenizer {
             eos: special("eos_token"),
             pad: special("pad_token"),
             unk: special("unk_token"),
-            chat_template: chat_template(directory, &config)?,
+            chat_template,
             inner,
             directory: directory.to_path_buf(),
             config,
+            json: None,
         })
     }
 
@@ -190,11 +228,20 @@ impl Tokenizer {
         &self.config
     }
 
-    /// Copies the tokenizer's files to a model directory.
+    /// Copies the tokenizer's files to a model directory, or writes those of one that was made here.
     ///
     /// # Errors
-    /// When a file cannot be copied.
+    /// When a file cannot be copied or written.
     pub fn copy_to(&self, directory: &Path) -> Result<()> {
+        if let Some(json) = &self.json {
+            let config = Value::Object(self.config.clone());
+            for (name, value) in [("tokenizer.json", json), ("tokenizer_config.json", &config)] {
+                let path = directory.join(name);
+                std::fs::write(&path, format!("{value:#}\n"))
+                    .map_err(|e| Error::io(&path, "write", e))?;
+            }
+            return Ok(());
+        }
         for name in FILES {
             let from = self.directory.join(name);
             if from.is_file() {

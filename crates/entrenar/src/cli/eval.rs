@@ -1,7 +1,7 @@
 //! `entrenar eval`: the loss and metrics of a trained model on all of some data.
 
 use super::train::fields;
-use super::{Failure, Output, json, print, refuse_adapter, text_model};
+use super::{Failure, Output, json, print, text_model};
 use entrenar::train::trainer::TrainedModel;
 use entrenar::zoo::TextModel;
 use std::path::PathBuf;
@@ -22,10 +22,9 @@ pub(crate) struct Args {
 
 /// Prints one line per metric, or one JSON object.
 pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
-    if TextModel::is_in(&args.model) {
+    if TextModel::is_in(&args.model) || args.adapter.is_some() {
         return text(args, output);
     }
-    refuse_adapter(args.adapter.as_deref())?;
     let model = TrainedModel::open(&args.model)?;
     let evaluation = model.evaluate(&super::text(&args.data)?)?;
     if output.json {

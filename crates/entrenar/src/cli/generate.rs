@@ -1,6 +1,6 @@
 //! `entrenar generate`: a prompt and text that continues it. Standard output holds only the text.
 
-use super::{Failure, Output, json, print, print_bytes, refuse_adapter, text_model};
+use super::{Failure, Output, json, print, print_bytes, text_model};
 use entrenar::train::trainer::TrainedModel;
 use entrenar::zoo::{Sampling, TextModel};
 use serde_json::json;
@@ -102,13 +102,12 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
         }
         trouble.is_none()
     };
-    if TextModel::is_in(&args.model) {
+    if TextModel::is_in(&args.model) || args.adapter.is_some() {
         let model = text_model(&args.model, args.adapter.as_deref())?;
         model.generate(&args.prompt, &args.sampling.sampling(), |text| {
             hand_over(text.as_bytes())
         })?;
     } else {
-        refuse_adapter(args.adapter.as_deref())?;
         let model = TrainedModel::open(&args.model)?;
         model.generate(&args.prompt, &args.sampling.sampling(), hand_over)?;
     }

@@ -21,6 +21,7 @@ pub(crate) use outcome::{Failure, json, print, print_bytes};
 
 use clap::{Parser, Subcommand};
 use entrenar::DType;
+use entrenar::train::trainer::open_text_model;
 use entrenar::tune::lora;
 use entrenar::zoo::TextModel;
 use std::io::IsTerminal;
@@ -100,20 +101,9 @@ pub(crate) fn text(path: &Path) -> Result<String, Failure> {
         .ok_or_else(|| Failure::Usage(format!("--data: the path is not UTF-8: {}", path.display())))
 }
 
-/// Runs of ours have no adapters; to ignore one would give another model's numbers.
-pub(crate) fn refuse_adapter(adapter: Option<&Path>) -> Result<(), Failure> {
-    match adapter {
-        None => Ok(()),
-        Some(_) => Err(Failure::Usage(
-            "--adapter goes with a model directory as published on a hub (its config.json has a model_type)"
-                .to_owned(),
-        )),
-    }
-}
-
 /// A published model with its tokenizer, in f32, an adapter merged into it.
 pub(crate) fn text_model(model: &Path, adapter: Option<&Path>) -> Result<TextModel, Failure> {
-    let mut opened = TextModel::open(model, Some(DType::F32))?;
+    let mut opened = open_text_model(model, Some(DType::F32))?;
     if let Some(adapter) = adapter {
         lora::load_adapter(&mut opened.model, adapter)?;
         lora::merge(&mut opened.model)?;

@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use entrenar_base::{Error, ErrorKind, Result};
+use entrenar_zoo::as_gpt2;
 use serde::{Deserialize, Serialize};
 
 /// How text becomes token numbers, and back.
@@ -50,6 +51,21 @@ impl Tokenizer {
         match self {
             Self::Char(tokenizer) => tokenizer.characters.len(),
             Self::Byte(_) => 256,
+        }
+    }
+
+    /// The same tokens in the published form of tokenizers, `tokenizer.json`, and the text of the
+    /// token that ends a line, where there is one: what stands for an end of text.
+    pub(crate) fn published(&self) -> (serde_json::Value, Option<String>) {
+        match self {
+            Self::Char(tokenizer) => (
+                as_gpt2::tokenizer_of_characters(&tokenizer.characters),
+                tokenizer.numbers.contains_key(&'\n').then(|| "\n".into()),
+            ),
+            Self::Byte(_) => (
+                as_gpt2::tokenizer_of_bytes(),
+                Some(as_gpt2::byte_letter(b'\n').into()),
+            ),
         }
     }
 

@@ -9,11 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use entrenar_base::{Error, Result};
+use entrenar_base::{DType, Error, Result};
 use entrenar_io::safetensors::with_checksums;
 use entrenar_io::{Weights, write_atomic, write_safetensors};
 use entrenar_nn::{Init, Parameters};
-use entrenar_zoo::{Architecture, Model, Sampling, generate};
+use entrenar_zoo::{Architecture, Gpt2, LanguageModel, Model, Sampling, TextModel, generate};
 
 use super::evaluate::{Evaluation, evaluate};
 use super::from_config::model_directory;
@@ -96,6 +96,27 @@ impl TrainedModel {
                 self.preprocessing.to_json()?.into_bytes(),
             ),
         ])
+    }
+
+    /// A language model trained here in the form of published ones, with its tokenizer. The end of a
+    /// line stands for the end of a text.
+    ///
+    /// # Errors
+    ///
+    /// A model that is no language model, or whose output layer is not tied to its embedding.
+    pub fn published(&self) -> Result<TextModel> {
+        let (Model::Gpt(model), Preprocessing::Text(text)) = (&self.model, &self.preprocessing)
+        else {
+            return Err(Error::config("expected a language model"));
+        };
+        let (json, eos) = text.tokenizer.published();
+        let mut config = serde_json::Map::new();
+        if let Some(eos) = eos {
+            config.insert("eos_token".into(), eos.into());
+        }
+        let tokenizer = entrenar_zoo::Tokenizer::from_json(&json, config)?;
+        let model = LanguageModel::Gpt2(Gpt2::of(model)?);
+        Ok(TextModel::of(model, tokenizer))
     }
 
     /// The model.
@@ -263,4 +284,20 @@ pub(super) fn replace_directory(
         fs::remove_dir_all(directory).map_err(failed("replace"))?;
     }
     fs::rename(&temporary, directory).map_err(failed("put in place"))
+}
+
+/// A language model to fine-tune, to adapt or to merge: a directory as published on a hub, or what a
+/// run left. Floats are cast to `dtype` where one is named.
+///
+/// # Errors
+///
+/// What is wrong with the directory.
+pub fn open_text_model(path: &Path, dtype: Option<DType>) -> Result<TextModel> {
+    let directory = model_directory(path);
+    if TextModel::is_in(&directory) {
+        return TextModel::open(&directory, dtype);
+    }
+    TrainedModel::open(&directory)?
+        .published()
+        .map_err(|error| error.context(directory.display()))
 }

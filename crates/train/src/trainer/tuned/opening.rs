@@ -6,10 +6,11 @@ use entrenar_base::{DType, Error, Result};
 use entrenar_nn::{Init, Parameters};
 use entrenar_tune::lora::{self, LoraInit};
 use entrenar_tune::{LoraConfig, Targets};
-use entrenar_zoo::{LanguageModel, TextModel};
 
 use super::model::Tuned;
 use crate::config::{Adapter, AdapterInit, AdapterTargets, Config, Precision, Quantization};
+use crate::trainer::from_config::model_directory;
+use crate::trainer::trained::open_text_model;
 
 /// The directory of a base: a path, or an id of the hub.
 ///
@@ -17,7 +18,7 @@ use crate::config::{Adapter, AdapterInit, AdapterTargets, Config, Precision, Qua
 ///
 /// A directory that does not exist, or an id that is not at hand.
 pub(super) fn find(base: &str) -> Result<PathBuf> {
-    let directory = PathBuf::from(base);
+    let directory = model_directory(Path::new(base));
     if directory.join("config.json").is_file() {
         return Ok(directory);
     }
@@ -31,15 +32,6 @@ pub(super) fn find(base: &str) -> Result<PathBuf> {
     )))
 }
 
-/// The longest sequence that the model of a directory takes.
-///
-/// # Errors
-///
-/// A `config.json` that is missing or damaged.
-pub(super) fn context(directory: &Path) -> Result<usize> {
-    LanguageModel::context_of(directory)
-}
-
 /// Opens a base as the config says, and what to tell about it.
 ///
 /// # Errors
@@ -50,7 +42,7 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
         Precision::F32 => DType::F32,
         Precision::Bf16 => DType::BF16,
     };
-    let mut text = TextModel::open(directory, Some(dtype))?;
+    let mut text = open_text_model(directory, Some(dtype))?;
     let mut notes = Vec::new();
     let adapter = config.adapter.as_ref().map(|a| settings(a, config));
     if let Some(adapter) = &adapter {

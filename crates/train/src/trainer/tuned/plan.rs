@@ -11,7 +11,6 @@ use entrenar_base::{DType, Error, Result};
 use entrenar_core::{Tensor, no_grad};
 use entrenar_nn::{Init, Parameters, Projections};
 use entrenar_tune::lora;
-use entrenar_zoo::TextModel;
 
 use super::{opening, placed, rows};
 use crate::config::{Config, Loaded, Model, Optimizer, Precision};
@@ -19,6 +18,7 @@ use crate::data::{Loader, LoaderConfig};
 use crate::run::ProgressStyle;
 use crate::trainer::recipe;
 use crate::trainer::settings::total_steps;
+use crate::trainer::trained::open_text_model;
 
 /// Bytes and seconds of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +83,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     };
     let here = |key: &'static str| move |error: Error| placed(loaded, key, error);
     let directory = opening::find(&base.base).map_err(here("model.base"))?;
-    let mut text = TextModel::open(&directory, None).map_err(here("model.base"))?;
+    let mut text = open_text_model(&directory, None).map_err(here("model.base"))?;
     let rows = rows::open(config, &text).map_err(here("data"))?;
     let mut notes = rows.notes;
 

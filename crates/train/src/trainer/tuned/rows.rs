@@ -12,6 +12,7 @@ use crate::data::sft::{
     Fields, Overlong, SftConfig, SftData, SftFormat, SftSamples, TrainOnEos, inspect,
 };
 use crate::data::{Holdout, Parts, Splits, find_files};
+use crate::trainer::trained::open_text_model;
 
 /// The default of `data.sequence_length`, where the model's context is longer.
 const SEQUENCE_LENGTH: usize = 2048;
@@ -153,9 +154,11 @@ pub fn inspect_rows(loaded: &Loaded, how_many: usize, colour: bool) -> Result<In
     };
     let directory =
         opening::find(&base.base).map_err(|error| super::placed(loaded, "model.base", error))?;
-    let tokenizer = Tokenizer::open(&directory)?;
-    let context = opening::context(&directory)?;
-    let settings = settings(config, context)?;
+    let TextModel {
+        model, tokenizer, ..
+    } = open_text_model(&directory, None)
+        .map_err(|error| super::placed(loaded, "model.base", error))?;
+    let settings = settings(config, model.as_causal().context())?;
     let samples = Arc::new(
         read(&config.data.path, &settings, &tokenizer)
             .map_err(|error| super::placed(loaded, "data", error))?,
