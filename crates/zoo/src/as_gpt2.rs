@@ -197,7 +197,10 @@ mod tests {
                 y.to_vec::<f32>().unwrap()
             };
             for (a, b) in run(&ours).iter().zip(run(&published)) {
-                assert!((a - b).abs() < 1e-4 * a.abs().max(1.0), "bias {bias}: {a} {b}");
+                assert!(
+                    (a - b).abs() < 1e-4 * a.abs().max(1.0),
+                    "bias {bias}: {a} {b}"
+                );
             }
         }
     }

@@ -1,0 +1,246 @@
+//! Fine-tuning through the binary: adapters and whole models over one that a run of ours made.
+
+#[path = "support/runs.rs"]
+mod left;
+mod support;
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use left::metrics;
+use serde_json::Value;
+use support::{entrenar, fails, stderr, stdout, succeeds};
+
+const BASE: &str = "
+task: language-model
+seed: 1
+model: {architecture: gpt, layers: 2, heads: 2, width: 32, context: 48}
+data: {path: text.txt, tokenizer: byte, validation: 0.1}
+train: {max_steps: 80, batch_size: 8}
+optimizer: {learning_rate: 0.003}
+";
+
+/// Dropout, packing, recomputed activations, accumulation: whatever could make a resumed run differ.
+const LORA: &str = "
+task: sft
+seed: 2
+model: {base: base/model}
+adapter: {rank: 4, alpha: 8, dropout: 0.1, lr_ratio: 4}
+data: {path: rows.jsonl, packing: true, validation: 0.2}
+train: {max_steps: 12, batch_size: 2, gradient_accumulation_steps: 2, gradient_checkpointing: true, log_every_steps: 2}
+optimizer: {learning_rate: 0.01, weight_decay: 0.1}
+schedule: {name: constant}
+evaluate: {every_steps: 4}
+checkpoint: {every_steps: 3}
+";
+
+/// A folder with a trained model, rows and configs; made once, only read.
+fn folder() -> &'static Path {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let (mut text, mut rows) = (String::new(), String::new());
+        for i in 0..60 {
+            let (a, b) = (i % 7, i % 5);
+            writeln!(text, "{a} plus {b} is {}, and so on.", a + b).unwrap();
+            let row = serde_json::json!({
+                "prompt": format!("{a} plus {b} is "), "completion": (a + b).to_string()
+            });
+            writeln!(rows, "{row}").unwrap();
+        }
+        for (name, content) in [("text.txt", text), ("rows.jsonl", rows)] {
+            std::fs::write(path(name), content).unwrap();
+        }
+        for (name, config) in [("base.yaml", BASE), ("lora.yaml", LORA)] {
+            std::fs::write(path(name), config).unwrap();
+        }
+        let (config, run) = (path("base.yaml"), path("base"));
+        succeeds(&[
+            "train",
+            config.to_str().unwrap(),
+            "--quiet",
+            "--run-dir",
+            run.to_str().unwrap(),
+        ]);
+        folder
+    });
+    folder.path()
+}
+
+fn at(name: &str) -> String {
+    folder().join(name).to_str().unwrap().to_owned()
+}
+
+/// Fine-tunes into `run` and gives the run directory.
+fn tune(run: &str, more: &[&str]) -> PathBuf {
+    let (config, directory) = (at("lora.yaml"), at(run));
+    let mut args = vec!["train", &config, "--quiet", "--run-dir", &directory];
+    args.extend(more);
+    succeeds(&args);
+    PathBuf::from(directory)
+}
+
+fn loss(args: &[&str]) -> f64 {
+    let mut all = vec!["eval", "--json"];
+    all.extend(args);
+    let report: Value = serde_json::from_str(&succeeds(&all)).unwrap();
+    report["loss"].as_f64().unwrap()
+}
+
+#[test]
+fn an_adapter_learns_and_a_resumed_run_ends_in_the_same_bytes() {
+    let whole = tune("whole", &[]);
+    tune("parts", &["--set", "train.max_steps=6"]);
+    let parts = tune("parts", &["--resume"]);
+    let file = "model/adapter_model.safetensors";
+    let bytes = |run: &Path| std::fs::read(run.join(file)).unwrap();
+    assert!(bytes(&whole) == bytes(&parts), "the adapters differ");
+    // The shorter run evaluated once more at its end; nothing else may differ.
+    let lines = |run: &Path| {
+        let all = metrics(run).into_iter();
+        let training = all.filter(|line| line.contains("\"train\""));
+        training.collect::<Vec<_>>()
+    };
+    assert_eq!(lines(&whole), lines(&parts));
+    let losses: Vec<f64> = metrics(&whole)
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["split"] == "validation")
+        .map(|line| line["loss"].as_f64().unwrap())
+        .collect();
+    assert!(
+        losses.len() == 3 && losses[2] < 0.9 * losses[0],
+        "{losses:?}"
+    );
+    // What is saved is what is trained.
+    let checkpoint = std::fs::metadata(whole.join("checkpoints/step-12/model.safetensors"));
+    let base = std::fs::metadata(at("base/model/model.safetensors"));
+    assert!(checkpoint.unwrap().len() < base.unwrap().len() / 2);
+}
+
+#[test]
+fn adapted_and_merged_models_are_one() {
+    let run = tune("merging", &[]);
+    let (base, text) = (at("base"), at("text.txt"));
+    let adapter = run.join("model").to_str().unwrap().to_owned();
+    let merged = at("merged");
+    let adapted = loss(&["--model", &base, "--adapter", &adapter, "--data", &text]);
+    let mut merge = entrenar();
+    merge.args(["merge-adapter", "--model", &base]);
+    merge.args(["--adapter", &adapter, "--out", &merged]);
+    assert!(merge.output().unwrap().status.success());
+    let alone = loss(&["--model", &merged, "--data", &text]);
+    assert!((adapted - alone).abs() < 1e-6, "{adapted} {alone}");
+    assert!(adapted != loss(&["--model", &base, "--data", &text]));
+    let prompt = [
+        "--prompt",
+        "3 plus 4 is ",
+        "--greedy",
+        "--max-new-tokens",
+        "4",
+    ];
+    let with = |args: &[&str]| {
+        let mut all = vec!["generate"];
+        all.extend(args);
+        all.extend(prompt);
+        succeeds(&all)
+    };
+    let both = with(&["--model", &base, "--adapter", &adapter]);
+    assert_eq!(both, with(&["--model", &merged]));
+}
+
+#[test]
+fn a_whole_model_is_tuned_without_an_adapter() {
+    let directory = at("full");
+    let config = at("lora.yaml");
+    let args = [
+        "--set",
+        "adapter=null",
+        "--set",
+        "optimizer.learning_rate=0.001",
+    ];
+    let mut all = vec![
+        "train",
+        &config,
+        "--json",
+        "--quiet",
+        "--run-dir",
+        &directory,
+    ];
+    all.extend(args);
+    let report: Value = serde_json::from_str(&succeeds(&all)).unwrap();
+    assert_eq!(report["status"], "finished");
+    let model = format!("{directory}/model");
+    let read: Value =
+        serde_json::from_slice(&std::fs::read(format!("{model}/config.json")).unwrap()).unwrap();
+    assert_eq!(read["model_type"], "gpt2");
+    // Another run begins where this one ended.
+    let base = format!("model.base={model}");
+    let run = tune("further", &["--set", &base]);
+    assert!(run.join("model/adapter_config.json").is_file());
+}
+
+#[test]
+fn rows_and_plan_are_shown_before_training() {
+    let config = at("lora.yaml");
+    let text = succeeds(&["inspect-data", &config, "--samples", "1"]);
+    assert!(text.contains("⟦0 plus 0 is ⟧0"), "{text}");
+    let output = entrenar().args(["train", &config, "--dry-run"]).output();
+    let output = output.unwrap();
+    assert!(stdout(&output).contains("architecture: pretrained"));
+    let told = stderr(&output);
+    for words in [
+        "data: 60 rows",
+        "trainable parameters: 4096 of ",
+        "memory: about ",
+        "min for 12 steps",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+}
+
+#[test]
+fn what_cannot_be_tuned_is_told_with_its_place() {
+    let config = at("lora.yaml");
+    let told = |sets: &[&str], status: i32| {
+        let run = at("never");
+        let mut args = vec!["train", &config, "--quiet", "--run-dir", &run];
+        for set in sets {
+            args.extend(["--set", set]);
+        }
+        let message = fails(&args, status);
+        assert!(!Path::new(&run).exists(), "{sets:?}");
+        message
+    };
+    let message = told(&["model.base=nowhere"], 2);
+    assert!(
+        message.contains("--set model.base: expected a model directory"),
+        "{message}"
+    );
+    let message = told(&["adapter.targets=[q_proj]"], 2);
+    assert!(
+        message.contains("`q_proj` matches no linear layer of this model; its layers end with c_attn, c_fc, c_proj"),
+        "{message}"
+    );
+    let message = told(&["data.sequence_length=49"], 2);
+    assert!(
+        message.contains("at most the model's context of 48, got 49"),
+        "{message}"
+    );
+    let message = told(&["data.path=text.txt", "data.format=messages"], 1);
+    assert!(message.contains("text.txt"), "{message}");
+    let message = told(&["data.fields={prompts: a}"], 2);
+    assert!(
+        message.contains("expected one of text, prompt, completion"),
+        "{message}"
+    );
+    std::fs::write(folder().join("other.jsonl"), "{\"prompt\": \"a\"}\n").unwrap();
+    let other = format!("data.path={}", at("other.jsonl"));
+    let message = told(&[&other, "data.format=prompt-completion"], 1);
+    assert!(
+        message.contains("other.jsonl") && message.contains("completion"),
+        "{message}"
+    );
+}
