@@ -42,6 +42,11 @@ impl Builder {
         Builder::new(Source::Random(init), None)
     }
 
+    /// Fresh parameters of this dtype.
+    pub fn random_in(init: Init, dtype: DType) -> Builder {
+        Builder::new(Source::Random(init), Some(dtype))
+    }
+
     /// Parameters from these arrays; floats are cast to `dtype` where one is named, and otherwise
     /// used as they are, without a copy.
     pub fn given(
@@ -95,10 +100,11 @@ impl Builder {
         let (shape, full) = (shape.into(), self.full(name));
         let arrays = match &mut self.source {
             Source::Random(init) => {
-                return match start {
+                let fresh = match start {
                     Start::Normal(std) => init.normal(shape, 0.0, std),
                     Start::Constant(value) => init.full(shape, value),
-                };
+                }?;
+                return self.dtype.map_or(Ok(fresh.clone()), |d| fresh.to_dtype(d));
             }
             Source::Given(arrays) => arrays,
         };
