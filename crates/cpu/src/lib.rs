@@ -20,6 +20,8 @@ pub mod optim;
 pub mod pointwise;
 pub mod pool;
 pub mod product;
+pub mod quant4;
+pub mod quant8;
 pub mod random;
 pub mod recurrence;
 pub mod reduce;
