@@ -261,6 +261,26 @@ impl Quantized {
         })
     }
 
+    /// Sum of squares of each row, `[rows]` in f32, without the matrix in floats.
+    ///
+    /// # Errors
+    /// When the system has no memory.
+    pub fn row_squares(&self) -> Result<Array> {
+        let reader = self.reader()?;
+        Array::try_build([self.rows], |out: &mut [f32]| {
+            let cost = self.columns as f64 * UNPACK_NS;
+            team::split_mut(out, self.rows, cost, |rows, out| {
+                let mut row = Scratch::<f32>::new(self.columns);
+                for (i, out) in rows.zip(out) {
+                    reader.read(i * self.columns, &mut row);
+                    let sum: f64 = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+                    *out = sum as f32;
+                }
+            });
+            Ok(())
+        })
+    }
+
     pub(super) fn reader(&self) -> Result<Reader<'_>> {
         Ok(Reader {
             table: Table::of(self.code),
