@@ -50,7 +50,8 @@ impl LoraLinear {
         base.freeze();
         let (inputs, outputs) = base.sizes();
         let rank = settings.rank;
-        let adapted = matches!(&base, Projection::Adapted(layer) if !layer.as_any().is::<QuantizedLinear>());
+        let adapted =
+            matches!(&base, Projection::Adapted(layer) if !layer.as_any().is::<QuantizedLinear>());
         if rank == 0 || adapted {
             return Err(Error::argument(
                 "lora",

@@ -106,9 +106,8 @@ pub fn report(model: &mut (impl Projections + ?Sized)) -> AdapterReport {
         Ok(())
     });
     debug_assert!(walked.is_ok(), "the visitor reports no error");
-    let count = |all: entrenar_nn::NamedParameters| -> usize {
-        all.iter().map(|(_, p)| p.numel()).sum()
-    };
+    let count =
+        |all: entrenar_nn::NamedParameters| -> usize { all.iter().map(|(_, p)| p.numel()).sum() };
     // Quantized weights are no parameters, but the model has as many numbers as before.
     let quantized = quant::report(model).map_or(0, |r| r.numbers);
     AdapterReport {

@@ -102,7 +102,10 @@ pub fn load_quantized(
     model.visit_projections(&mut |path, projection| {
         let stem = format!("{path}.weight.{STATE}");
         let found = given.range(stem.clone()..).next();
-        let Some(name) = found.map(|(n, _)| n.clone()).filter(|n| n.starts_with(&stem)) else {
+        let Some(name) = found
+            .map(|(n, _)| n.clone())
+            .filter(|n| n.starts_with(&stem))
+        else {
             return Ok(());
         };
         let layer = read(path, &name, projection, given, compute)
@@ -129,14 +132,17 @@ fn read(
     };
     let text = take(&name[path.len() + ".weight".len()..])?;
     let bytes = text.to_vec::<u8>()?;
-    let state: Map<String, Value> =
-        serde_json::from_slice(&bytes).map_err(|e| fault(format!("{name} is no JSON object: {e}")))?;
+    let state: Map<String, Value> = serde_json::from_slice(&bytes)
+        .map_err(|e| fault(format!("{name} is no JSON object: {e}")))?;
     let wrong = |key: &str, what: &str| {
         let got = state.get(key).unwrap_or(&Value::Null);
         fault(format!("`{key}` in {name}: expected {what}, got {got}"))
     };
     let word = |key: &str| state.get(key).and_then(Value::as_str);
-    let size = |v: Option<&Value>| v.and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+    let size = |v: Option<&Value>| {
+        v.and_then(Value::as_u64)
+            .and_then(|n| usize::try_from(n).ok())
+    };
     let code = word("quant_type")
         .and_then(|name| super::QuantConfig::kind_of(name).ok())
         .ok_or_else(|| wrong("quant_type", "nf4, fp4 or symmetric4"))?;
@@ -168,7 +174,9 @@ fn read(
             codes: absmax,
             scales: take(".nested_absmax")?,
             map: shared_map(map.try_into().map_err(|_| {
-                fault(format!("nested_quant_map: expected 256 values, got {count}"))
+                fault(format!(
+                    "nested_quant_map: expected 256 values, got {count}"
+                ))
             })?),
             offset: offset.ok_or_else(|| wrong("nested_offset", "a number"))? as f32,
         }
@@ -196,10 +204,15 @@ fn shared_map(map: [f32; 256]) -> Arc<[f32; 256]> {
 fn check_table(code: Code, table: &Array) -> Result<(), String> {
     let (ours, theirs) = (code.values(), table.to_f64_vec());
     let equal = theirs.len() == 16
-        && ours.iter().zip(&theirs).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6);
+        && ours
+            .iter()
+            .zip(&theirs)
+            .all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6);
     if table.dtype().is_float() && equal {
         return Ok(());
     }
     let name = code.name();
-    Err(format!("quant_map: expected the 16 values of {name}, got others"))
+    Err(format!(
+        "quant_map: expected the 16 values of {name}, got others"
+    ))
 }

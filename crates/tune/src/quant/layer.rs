@@ -7,8 +7,7 @@ use entrenar_core::{Array, DType, Error, Result, Tensor};
 use entrenar_cpu::product::Compute;
 use entrenar_cpu::quant4::Quantized;
 use entrenar_nn::{
-    AdaptedLayer, Ctx, Linear, Module, Parameter, Parameters, Projection, TransposedLinear,
-    Visitor,
+    AdaptedLayer, Ctx, Linear, Module, Parameter, Parameters, Projection, TransposedLinear, Visitor,
 };
 
 use super::QuantConfig;
@@ -50,9 +49,9 @@ impl QuantizedLinear {
     /// # Errors
     /// When the layer is not a plain one or its weight holds a NaN or an infinity.
     pub fn new(layer: &Projection, config: &QuantConfig) -> Result<QuantizedLinear> {
-        let (matrix, parameter) = layer.matrix()?.ok_or_else(|| {
-            Error::argument("quantize", "a plain linear layer", "an adapted one")
-        })?;
+        let (matrix, parameter) = layer
+            .matrix()?
+            .ok_or_else(|| Error::argument("quantize", "a plain linear layer", "an adapted one"))?;
         let (kind, block) = (config.kind, config.block);
         let weight = Quantized::new(matrix.detach().array(), kind, block, config.double)?;
         Ok(QuantizedLinear::from_quantized(
