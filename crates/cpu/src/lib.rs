@@ -17,6 +17,7 @@ pub mod loss;
 pub mod matmul;
 pub mod norm;
 pub mod optim;
+pub mod optim8;
 pub mod pointwise;
 pub mod pool;
 pub mod product;
