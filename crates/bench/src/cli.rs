@@ -66,6 +66,8 @@ pub enum Command {
         #[arg(long, default_value_t = 1, value_parser = at_least_one)]
         calls: usize,
     },
+    /// Prints the memory of training adapters on a base in floats and on one in 4 bits.
+    MemoryQlora(MemoryArguments),
     /// One fixed case in this process, by the name that `--list` prints.
     Case {
         /// The name.
@@ -107,6 +109,14 @@ pub struct OpsArguments {
     /// Milliseconds for each time.
     #[arg(long, value_name = "MILLISECONDS", default_value = "25", value_parser = milliseconds)]
     pub budget: Duration,
+}
+
+/// What `bench memory-qlora` trains.
+#[derive(Args, Debug)]
+pub struct MemoryArguments {
+    /// Rank of the adapters.
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    pub rank: usize,
 }
 
 /// A part of one: 0.1 for 10 %.

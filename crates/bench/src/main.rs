@@ -4,7 +4,8 @@
 //! `bench [GROUP …]` runs the fixed workloads, each in a process of its own, so that the peak
 //! memory of one never shows in the next. `bench gpt|mlp|cnn|gemm …` run the same code at any
 //! shape, `bench ops` times single operations and layers and compares them with a recorded file,
-//! `bench count` repeats a small workload for a counter of instructions. Every step is complete:
+//! `bench count` repeats a small workload for a counter of instructions, `bench memory-qlora` prints
+//! what adapters on float and 4-bit bases hold in memory. Every step is complete:
 //! forward, loss, backward, update, gradients cleared.
 //!
 //! `cli.rs` reads the command line, `workloads/` has the steps, `timing.rs` measures, `spawn.rs`
@@ -13,6 +14,7 @@
 //! Exit status: 0 done, 1 a workload failed or became slower, 2 wrong usage.
 
 mod cli;
+mod memory_qlora;
 mod ops;
 mod spawn;
 mod timing;
@@ -38,6 +40,13 @@ fn main() -> ExitCode {
         Some(Command::Gemm(a)) => header_and(&a.case(), &a.limits),
         Some(Command::Ops(a)) => ops::run(&a),
         Some(Command::Count { name, calls }) => count(&name, calls),
+        Some(Command::MemoryQlora(a)) => match memory_qlora::run(&a) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("bench: memory-qlora: {e}");
+                ExitCode::FAILURE
+            }
+        },
         Some(Command::Case { id, limits }) => match workloads::find(&id) {
             Some(case) => measure(&case, &limits),
             None => {

@@ -46,6 +46,8 @@ pub struct Ctx {
     drawn: u64,
     path: Option<Arc<str>>,
     updates: Vec<(Buffer, Tensor)>,
+    /// α of [`Ctx::with_embedding_noise`].
+    noise: Option<f64>,
 }
 
 impl Ctx {
@@ -67,7 +69,57 @@ impl Ctx {
             drawn: 0,
             path: None,
             updates: Vec::new(),
+            noise: None,
         }
+    }
+
+    /// With noise on the vectors of tokens while training (NEFTune; Jain et al., "NEFTune: noisy
+    /// embeddings improve instruction finetuning", 2023). Models add it through
+    /// [`Ctx::noisy_embedding`]; evaluation passes add none.
+    ///
+    /// ```
+    /// use entrenar_nn::Ctx;
+    /// use entrenar_core::{DType, Tensor};
+    /// let x = Tensor::zeros([2, 8, 2], DType::F32);
+    /// let y = Ctx::train(0, 0).with_embedding_noise(4.0).noisy_embedding(&x)?;
+    /// let top = y.abs()?.max()?.item::<f32>()?; // uniform in ±4/√(8·2) = ±1
+    /// assert!(top > 0.7 && top <= 1.0);
+    /// assert_eq!(Ctx::train(0, 0).noisy_embedding(&x)?.to_vec::<f32>()?, [0.0; 32]);
+    /// assert_eq!(Ctx::eval().with_embedding_noise(4.0).noisy_embedding(&x)?.to_vec::<f32>()?, [0.0; 32]);
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_embedding_noise(mut self, alpha: f64) -> Ctx {
+        self.noise = Some(alpha);
+        self
+    }
+
+    /// [`Ctx::with_embedding_noise`] of a pass that is under way; `None` for none.
+    pub fn set_embedding_noise(&mut self, alpha: Option<f64>) {
+        self.noise = alpha;
+    }
+
+    /// x `[.., time, width]`, the vectors of tokens, plus numbers uniform in ±α/√(time·width) where the
+    /// pass asks for them.
+    ///
+    /// # Errors
+    /// When x is no float or has fewer than two dimensions.
+    #[track_caller]
+    pub fn noisy_embedding(&mut self, x: &Tensor) -> Result<Tensor> {
+        let Some(alpha) = self.noise.filter(|_| self.is_training()) else {
+            return Ok(x.clone());
+        };
+        let [.., time, width] = *x.dims() else {
+            let shape = x.shape();
+            return Err(Error::shape(
+                "noisy_embedding",
+                "vectors [.., time, width]",
+                shape,
+            ));
+        };
+        let bound = alpha / ((time * width).max(1) as f64).sqrt();
+        let noise = Tensor::rand_from(x.shape(), x.dtype(), &self.draw())?;
+        x.add(&noise.mul_scalar(2.0 * bound)?.add_scalar(-bound)?)
     }
 
     /// Training or evaluation.
@@ -198,6 +250,7 @@ impl Ctx {
             .map(|(name, p)| (name, p.version(), p))
             .collect();
         let (mode, keys, path) = (self.mode, self.draw(), self.path.clone());
+        let noise = self.noise;
         // Filled by the first run; a replay finds it taken.
         let updates = Arc::new(Mutex::new(Some(Vec::new())));
         let first_updates = updates.clone();
@@ -212,6 +265,7 @@ impl Ctx {
             }
             let mut cx = Ctx::new(mode, keys);
             cx.path = path.clone();
+            cx.noise = noise;
             let _label = memory::scope_layer(path.clone());
             let y = run(&inputs[0], &mut cx)?;
             if let Some(list) = lock(&updates).as_mut() {

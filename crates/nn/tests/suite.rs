@@ -1,6 +1,8 @@
 //! One integration binary: cells and names, the context, optimizers, layers, and expected values
 //! made with PyTorch.
 
+#[path = "suite/adamw8bit.rs"]
+mod adamw8bit;
 #[path = "suite/context.rs"]
 mod context;
 #[path = "suite/derive.rs"]

@@ -566,7 +566,8 @@ impl BertEmbeddings {
         let time = tokens.dims()[1];
         let positions = Tensor::arange(0.0, time as f64, 1.0, DType::I64)?;
         let zeros = Tensor::zeros([time], DType::I64);
-        let mut x = cx.call("word_embeddings", &self.word_embeddings, tokens)?;
+        let x = cx.call("word_embeddings", &self.word_embeddings, tokens)?;
+        let mut x = cx.noisy_embedding(&x)?;
         if let Some(padding) = self.padding {
             // Looking a padding token up teaches its vector nothing (`padding_idx` of PyTorch).
             let is_padding = tokens.eq_scalar(padding as f64)?.unsqueeze(-1)?;

@@ -380,6 +380,7 @@ impl CausalLm for Gpt2 {
         let model = &self.transformer;
         cx.scope("transformer", |cx| {
             let x = cx.call("wte", &model.wte, tokens)?;
+            let x = cx.noisy_embedding(&x)?;
             let x = x.add(&cx.call("wpe", &model.wpe, &positions)?)?;
             let mut x = cx.call("drop", &model.drop, &x)?;
             for (i, block) in model.h.iter().enumerate() {

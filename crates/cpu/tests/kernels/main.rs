@@ -9,6 +9,7 @@ mod loss;
 mod norm;
 mod order;
 mod pool;
+mod quant;
 mod rotary;
 mod softmax;
 mod torch;

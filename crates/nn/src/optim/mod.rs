@@ -5,11 +5,13 @@
 //! PyTorch. `clip.rs` has norms and clipping, `slots.rs` what all optimizers share.
 
 mod adam;
+mod adam8;
 mod clip;
 mod sgd;
 mod slots;
 
 pub use adam::{Adam, AdamBuilder, AdamW};
+pub use adam8::{AdamW8bit, AdamW8bitBuilder};
 pub use clip::{clip_factor, clip_grad_norm, clip_grad_value, grad_norm, non_finite_gradient};
 pub use sgd::{Sgd, SgdBuilder};
 

@@ -20,7 +20,13 @@ pub(super) trait State: Sized {
     fn save(&self) -> Vec<(&'static str, Array)>;
     /// The names that [`State::save`] may give.
     const NAMES: &'static [&'static str];
-    /// From saved values, all of which have the parameter's shape and dtype, except scalars
+    /// Shape and dtype that a saved value other than `step` must have; `None`: there is no such value
+    /// for this parameter. As written here: the parameter's own.
+    fn expected(key: &str, parameter: &Parameter) -> Option<(Vec<usize>, DType)> {
+        let _ = key;
+        Some((parameter.shape().to_vec(), parameter.dtype()))
+    }
+    /// From saved values, all of which are as [`State::expected`] says, except scalars
     /// (rank 0, i64); says which name is missing.
     fn restore(values: &mut HashMap<&str, Array>) -> Result<Self, &'static str>;
 }
@@ -205,7 +211,8 @@ impl<S: State> Slots<S> {
                 let fits = if *key == "step" {
                     array.rank() == 0 && array.dtype() == DType::I64
                 } else {
-                    *array.shape() == shape && array.dtype() == dtype
+                    S::expected(key, &slot.parameter)
+                        .is_some_and(|(shape, d)| array.dims() == shape && array.dtype() == d)
                 };
                 if !fits {
                     faults.push(format!(

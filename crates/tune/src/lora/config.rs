@@ -17,7 +17,7 @@ pub enum Targets {
     Pattern(String),
 }
 
-/// How A begins; B begins at 0.
+/// How A and B begin; B begins at 0 unless said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LoraInit {
     /// Uniform in ±1/√in.
@@ -25,6 +25,44 @@ pub enum LoraInit {
     Kaiming,
     /// N(0, 1/r²).
     Gaussian,
+    /// s·B·A is the best approximation of rank r of the weight, which loses it (Meng et al., "PiSSA",
+    /// 2024). Such an adapter belongs to the weight it was made from.
+    Pissa {
+        /// Rounds of a randomized search for the leading singular vectors; none: exact.
+        iterations: Option<usize>,
+    },
+}
+
+impl LoraInit {
+    /// The value of `init_lora_weights` with this meaning.
+    fn to_json(self) -> Value {
+        match self {
+            LoraInit::Kaiming => json!(true),
+            LoraInit::Gaussian => json!("gaussian"),
+            LoraInit::Pissa { iterations: None } => json!("pissa"),
+            LoraInit::Pissa {
+                iterations: Some(n),
+            } => json!(format!("pissa_niter_{n}")),
+        }
+    }
+
+    /// The meaning of `init_lora_weights`, if it is one of ours.
+    fn from_json(value: &Value) -> Option<LoraInit> {
+        match value {
+            Value::Null | Value::Bool(true) => Some(LoraInit::Kaiming),
+            Value::String(name) => match name.as_str() {
+                "gaussian" => Some(LoraInit::Gaussian),
+                "pissa" => Some(LoraInit::Pissa { iterations: None }),
+                other => {
+                    let rounds = other.strip_prefix("pissa_niter_")?.parse().ok();
+                    rounds.map(|n| LoraInit::Pissa {
+                        iterations: Some(n),
+                    })
+                }
+            },
+            _ => None,
+        }
+    }
 }
 
 /// Settings of adapters, under PEFT's names.
@@ -281,16 +319,13 @@ impl LoraConfig {
                 .collect::<Option<_>>()
                 .ok_or_else(fault)
         };
-        let init = match get("init_lora_weights") {
-            None | Some(Value::Bool(true)) => LoraInit::Kaiming,
-            Some(Value::String(s)) if s == "gaussian" => LoraInit::Gaussian,
-            Some(_) => {
-                return Err(wrong(
-                    "init_lora_weights",
-                    "true or \"gaussian\" (the others are not built)",
-                ));
-            }
-        };
+        let init = LoraInit::from_json(get("init_lora_weights").unwrap_or(&Value::Null));
+        let init = init.ok_or_else(|| {
+            wrong(
+                "init_lora_weights",
+                "true, \"gaussian\", \"pissa\" or \"pissa_niter_N\" (the others are not built)",
+            )
+        })?;
         let rank = |r: f64| {
             if r >= 1.0 && r.fract() == 0.0 {
                 Ok(r as usize)
@@ -360,10 +395,7 @@ impl LoraConfig {
             "modules_to_save": null,
             "rank_pattern": table(ranks),
             "alpha_pattern": table(alphas),
-            "init_lora_weights": match self.init {
-                LoraInit::Kaiming => json!(true),
-                LoraInit::Gaussian => json!("gaussian"),
-            },
+            "init_lora_weights": self.init.to_json(),
             "inference_mode": true,
         });
         if let Value::Object(ours) = ours {

@@ -9,6 +9,8 @@ use entrenar_nn::{
 };
 
 use super::config::{LayerSettings, LoraInit};
+use super::pissa;
+use crate::quant::{self, QuantizedLinear};
 
 /// y = W x + b + s · B A x, W frozen; with a magnitude m, each row of W + s · B A is first brought
 /// to the length that m says.
@@ -39,15 +41,18 @@ pub struct LoraLinear {
 }
 
 impl LoraLinear {
-    /// Freezes `base` and puts a fresh adapter on it.
+    /// Freezes `base`, a plain or a quantized layer, and puts a fresh adapter on it. PiSSA takes the
+    /// adapter's product out of the base's weight, so that the sum stays what it was.
     ///
     /// # Errors
-    /// When the base is adapted already or the rank is 0.
+    /// When the base is adapted already, the rank is 0, or PiSSA is asked for on a quantized base.
     pub fn new(base: Projection, settings: &LayerSettings, init: &mut Init) -> Result<LoraLinear> {
         base.freeze();
         let (inputs, outputs) = base.sizes();
         let rank = settings.rank;
-        if rank == 0 || matches!(base, Projection::Adapted(_)) {
+        let adapted =
+            matches!(&base, Projection::Adapted(layer) if !layer.as_any().is::<QuantizedLinear>());
+        if rank == 0 || adapted {
             return Err(Error::argument(
                 "lora",
                 "a plain layer and a rank of at least 1",
@@ -61,11 +66,19 @@ impl LoraLinear {
                 init.uniform([rank, inputs], -bound, bound)?
             }
             LoraInit::Gaussian => init.normal([rank, inputs], 0.0, 1.0 / rank as f64)?,
+            LoraInit::Pissa { .. } => init.zeros([rank, inputs])?,
+        };
+        let b = init.zeros([outputs, rank])?;
+        let (a, b) = match settings.init {
+            LoraInit::Pissa { iterations } => {
+                pissa::split(&base, settings, iterations, init, a.dtype())?
+            }
+            _ => (a, b),
         };
         let mut layer = LoraLinear {
             base,
             lora_a: Parameter::new(a)?,
-            lora_b: Parameter::new(init.zeros([outputs, rank])?)?,
+            lora_b: Parameter::new(b)?,
             magnitude: None,
             scale: settings.scale(),
             dropout: Dropout::new(settings.dropout)?,
@@ -82,7 +95,23 @@ impl LoraLinear {
         &self.base
     }
 
-    /// The layer under the adapter, as it was.
+    pub(crate) fn base_mut(&mut self) -> &mut Projection {
+        &mut self.base
+    }
+
+    /// The quantized layer under the adapter, if it is one.
+    fn quantized(&self) -> Option<&QuantizedLinear> {
+        quant::of(&self.base)
+    }
+
+    fn bias(&self) -> Option<&Parameter> {
+        match self.quantized() {
+            Some(layer) => layer.bias.as_ref(),
+            None => self.base.bias(),
+        }
+    }
+
+    /// The layer under the adapter, as it was (after PiSSA: what it was left with).
     pub fn into_base(self) -> Projection {
         self.base
     }
@@ -114,7 +143,11 @@ impl LoraLinear {
         all
     }
 
+    /// The base's weight in f32: for a quantized base a full-size copy.
     fn weight(&self) -> Result<Tensor> {
+        if let Some(layer) = self.quantized() {
+            return layer.dequantized();
+        }
         let (weight, _) = self
             .base
             .matrix()?
@@ -130,10 +163,29 @@ impl LoraLinear {
 
     /// Length of each row of W + s · B A, `[out]`, a constant for gradients as in the paper.
     fn norms(&self) -> Result<Tensor> {
+        if let Some(layer) = self.quantized() {
+            return self.quantized_norms(layer);
+        }
         self.sum()?.square()?.sum_dim(&[1], false)?.sqrt()
     }
 
-    /// The plain layer with the adapter added to its weight.
+    /// The same without the weight in floats: ‖w + s·b A‖² = ‖w‖² + 2 s·b·(A w) + s²·b (A Aᵀ) bᵀ for
+    /// a row w of W and b of B.
+    fn quantized_norms(&self, layer: &QuantizedLinear) -> Result<Tensor> {
+        let (a, b) = (self.lora_a.value(), self.lora_b.value());
+        let across = layer.product(&a)?.t()?.mul(&b)?.sum_dim(&[1], false)?;
+        let low = b.matmul(&a.matmul(&a.t()?)?)?.mul(&b)?;
+        let low = low.sum_dim(&[1], false)?;
+        layer
+            .row_squares()?
+            .add(&across.mul_scalar(2.0 * self.scale)?)?
+            .add(&low.mul_scalar(self.scale * self.scale)?)?
+            .relu()?
+            .sqrt()
+    }
+
+    /// The plain layer with the adapter added to its weight; on a quantized base, to what its codes
+    /// mean.
     ///
     /// # Errors
     /// When the weight cannot be written.
@@ -142,6 +194,9 @@ impl LoraLinear {
         if let Some(m) = &self.magnitude {
             let factor = m.value().div(&self.norms()?)?;
             sum = sum.mul(&factor.unsqueeze(1)?)?;
+        }
+        if let Some(layer) = self.quantized() {
+            return layer.plain(&sum);
         }
         Ok(match self.base {
             Projection::Linear(Linear { weight, bias }) => Projection::Linear(Linear {
@@ -182,9 +237,12 @@ impl Module for LoraLinear {
         };
         // PEFT rescales W x without the bias, and while dropping computes it on the dropped x.
         let plain = if cx.is_training() && self.dropout.p() > 0.0 {
-            dropped.linear(&self.weight()?, None)?
+            match self.quantized() {
+                Some(layer) => layer.product(&dropped)?,
+                None => dropped.linear(&self.weight()?, None)?,
+            }
         } else {
-            match self.base.bias() {
+            match self.bias() {
                 Some(bias) => y.sub(&bias.tensor())?,
                 None => y.clone(),
             }

@@ -2,21 +2,29 @@
 //! α / √r ("rsLoRA", Kalajdzievski 2023), and DoRA, which also learns the length of each row
 //! (Liu et al., "DoRA", 2024).
 //!
+//! `pissa` starts an adapter from the weight's leading singular vectors, `plus` gives A and B learning
+//! rates of their own. The base may be a plain layer or a quantized one.
+//!
 //! `config` is PEFT's `adapter_config.json`, `layer` the adapted layer, `files` the adapter
 //! directories. [`attach`] puts adapters on a model, [`merge`] makes it an ordinary model again.
 
 mod config;
 mod files;
 mod layer;
+mod pissa;
+mod plus;
 
 use std::collections::BTreeMap;
 
 use entrenar_core::{Error, Result};
 use entrenar_nn::{Init, Projection, Projections};
 
+use crate::quant::{self, QuantizedLinear};
+
 pub use config::{LoraConfig, LoraInit, Targets};
 pub use files::{load_adapter, read_config, save_adapter};
 pub use layer::LoraLinear;
+pub use plus::lora_plus_groups;
 
 /// What [`attach`] made of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +67,9 @@ pub fn attach(
     config.check()?;
     let mut names = Vec::new();
     model.visit_projections(&mut |path, projection| {
-        if matches!(projection, Projection::Adapted(_)) {
+        if let Projection::Adapted(layer) = projection
+            && !layer.as_any().is::<QuantizedLinear>()
+        {
             return Err(Error::argument("lora", "a layer without an adapter", path));
         }
         names.push(path.to_string());
@@ -96,12 +106,15 @@ pub fn report(model: &mut (impl Projections + ?Sized)) -> AdapterReport {
         Ok(())
     });
     debug_assert!(walked.is_ok(), "the visitor reports no error");
-    let count = |all: entrenar_nn::NamedParameters| all.iter().map(|(_, p)| p.numel()).sum();
+    let count =
+        |all: entrenar_nn::NamedParameters| -> usize { all.iter().map(|(_, p)| p.numel()).sum() };
+    // Quantized weights are no parameters, but the model has as many numbers as before.
+    let quantized = quant::report(model).map_or(0, |r| r.numbers);
     AdapterReport {
         layers,
         bytes,
         trainable: count(model.trainable_parameters()),
-        total: count(model.named_parameters()),
+        total: count(model.named_parameters()) + quantized,
     }
 }
 

@@ -371,7 +371,8 @@ impl CausalLm for Decoder {
         let checkpoint = input.checkpoint && input.cache.is_none();
         let mut cache = input.cache;
         cx.scope("model", |cx| {
-            let mut x = cx.call("embed_tokens", &self.model.embed_tokens, tokens)?;
+            let x = cx.call("embed_tokens", &self.model.embed_tokens, tokens)?;
+            let mut x = cx.noisy_embedding(&x)?;
             for (i, layer) in self.model.layers.iter().enumerate() {
                 let rows = cache.as_deref_mut().map(|c| c.layer(i)).transpose()?;
                 x = cx.scope("layers", |cx| {

@@ -96,6 +96,7 @@ impl Objective<Tuned> for NextTokens {
             checkpoint: tuned.checkpointing,
             ..LmInput::default()
         };
+        cx.set_embedding_noise(tuned.noise);
         let model = tuned.text.model.as_causal();
         let loss = model.loss(&tokens, &targets, Reduction::Sum, input, cx)?;
         Ok(loss.into())
