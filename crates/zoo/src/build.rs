@@ -33,6 +33,7 @@ pub struct Builder {
     path: Vec<String>,
     /// Given floats are cast to this.
     dtype: Option<DType>,
+    keep_projections: bool,
     faults: Vec<String>,
 }
 
@@ -61,8 +62,15 @@ impl Builder {
             source,
             path: Vec::new(),
             dtype,
+            keep_projections: false,
             faults: Vec::new(),
         }
+    }
+
+    /// Leaves the weights of projections in the dtype they have: they will be quantized.
+    pub(crate) fn keep_projections(mut self, keep: bool) -> Builder {
+        self.keep_projections = keep;
+        self
     }
 
     /// Runs `f` with `name` appended to the path.
@@ -128,6 +136,14 @@ impl Builder {
         Ok(Tensor::from(zero))
     }
 
+    /// [`Builder::tensor`] without a cast.
+    fn as_it_is(&mut self, name: &str, shape: [usize; 2], start: Start) -> Result<Tensor> {
+        let dtype = self.dtype.take();
+        let made = self.tensor(name, shape, start);
+        self.dtype = dtype;
+        made
+    }
+
     /// A linear layer `name` with weight `[outputs, inputs]`.
     ///
     /// # Errors
@@ -159,7 +175,17 @@ impl Builder {
         bias: bool,
         std: f64,
     ) -> Result<Projection> {
-        Ok(Projection::Linear(self.linear(name, sizes, bias, std)?))
+        if !self.keep_projections {
+            return Ok(Projection::Linear(self.linear(name, sizes, bias, std)?));
+        }
+        let (inputs, outputs) = sizes;
+        self.scope(name, |b| {
+            let weight = b.as_it_is("weight", [outputs, inputs], Start::Normal(std))?;
+            let bias = bias
+                .then(|| b.tensor("bias", [outputs], Start::Constant(0.0)))
+                .transpose()?;
+            Ok(Projection::Linear(Linear::from_tensors(weight, bias)?))
+        })
     }
 
     /// A linear layer `name` with weight `[inputs, outputs]` and a bias, as GPT-2 stores them.
@@ -173,7 +199,11 @@ impl Builder {
         std: f64,
     ) -> Result<Projection> {
         self.scope(name, |b| {
-            let weight = b.tensor("weight", [inputs, outputs], Start::Normal(std))?;
+            let (shape, start) = ([inputs, outputs], Start::Normal(std));
+            let weight = match b.keep_projections {
+                true => b.as_it_is("weight", shape, start)?,
+                false => b.tensor("weight", shape, start)?,
+            };
             let bias = b.tensor("bias", [outputs], Start::Constant(0.0))?;
             Ok(Projection::Transposed(TransposedLinear {
                 weight: Parameter::new(weight)?,

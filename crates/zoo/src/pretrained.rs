@@ -60,23 +60,16 @@ impl LanguageModel {
     /// When a file is missing or damaged, or the weights do not fit the config; the message names
     /// every tensor that does not.
     pub fn open(directory: impl AsRef<Path>, dtype: Option<DType>) -> Result<LanguageModel> {
-        let directory = directory.as_ref();
-        let config = read_config(directory)?;
-        let named = |e: Error| e.context(directory.display());
-        let mut arrays = Weights::open(directory)?.tensors()?;
-        if config.get("model_type").and_then(Value::as_str) == Some("gpt2") {
-            prefix(&mut arrays, "transformer.");
-        }
-        let mut builder = Builder::given(arrays, dtype);
-        let model = LanguageModel::new(&config, &mut builder).map_err(named)?;
-        let tied = model.tied();
-        builder
-            .finish(|name| {
-                let buffer = ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"];
-                buffer.iter().any(|b| name.ends_with(b)) || (tied && name == "lm_head.weight")
-            })
-            .map_err(named)?;
-        Ok(model)
+        read(directory.as_ref(), dtype, false)
+    }
+
+    /// [`LanguageModel::open`] for weights that will be quantized: those of linear layers that can be
+    /// exchanged stay as they are, mapped from the file.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_to_quantize(directory: impl AsRef<Path>, dtype: DType) -> Result<LanguageModel> {
+        read(directory.as_ref(), Some(dtype), true)
     }
 
     /// Whether the output layer is the token embedding.
@@ -124,6 +117,26 @@ impl LanguageModel {
             Some(tokenizer),
         )
     }
+}
+
+/// The model in a directory; `keep` leaves the weights of projections as they are.
+fn read(directory: &Path, dtype: Option<DType>, keep: bool) -> Result<LanguageModel> {
+    let config = read_config(directory)?;
+    let named = |e: Error| e.context(directory.display());
+    let mut arrays = Weights::open(directory)?.tensors()?;
+    if config.get("model_type").and_then(Value::as_str) == Some("gpt2") {
+        prefix(&mut arrays, "transformer.");
+    }
+    let mut builder = Builder::given(arrays, dtype).keep_projections(keep);
+    let model = LanguageModel::new(&config, &mut builder).map_err(named)?;
+    let tied = model.tied();
+    builder
+        .finish(|name| {
+            let buffer = ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"];
+            buffer.iter().any(|b| name.ends_with(b)) || (tied && name == "lm_head.weight")
+        })
+        .map_err(named)?;
+    Ok(model)
 }
 
 /// Writes a directory whose config names the parameters' dtype.

@@ -37,7 +37,22 @@ impl TextModel {
     /// tokens that the model has no embedding for.
     pub fn open(directory: impl AsRef<Path>, dtype: Option<DType>) -> Result<TextModel> {
         let directory = directory.as_ref();
-        let model = LanguageModel::open(directory, dtype)?;
+        TextModel::with(directory, LanguageModel::open(directory, dtype)?)
+    }
+
+    /// [`TextModel::open`] by [`LanguageModel::open_to_quantize`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_to_quantize(directory: impl AsRef<Path>, dtype: DType) -> Result<TextModel> {
+        let directory = directory.as_ref();
+        TextModel::with(
+            directory,
+            LanguageModel::open_to_quantize(directory, dtype)?,
+        )
+    }
+
+    fn with(directory: &Path, model: LanguageModel) -> Result<TextModel> {
         let tokenizer = Tokenizer::open(directory)?;
         let rows = model.as_causal().head().shape()[0];
         if tokenizer.vocabulary() > rows {

@@ -8,6 +8,7 @@ pub mod gemm;
 pub mod gpt;
 pub mod mlp;
 mod tinyop;
+mod tune;
 
 use entrenar_base::Result;
 use entrenar_core::Tensor;
@@ -100,6 +101,16 @@ pub const GROUPS: &[Group] = &[
         name: "gpt2_124m",
         what: "GPT-2 124M shape, 256 tokens, batch 1, AdamW",
         cases: gpt::gpt2_124m,
+    },
+    Group {
+        name: "lora",
+        what: "adapters of rank 16 on a Llama of 135 M, 512 tokens, AdamW",
+        cases: tune::lora,
+    },
+    Group {
+        name: "qlora",
+        what: "the same over 4-bit weights",
+        cases: tune::qlora,
     },
 ];
 

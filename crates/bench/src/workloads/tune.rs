@@ -1,8 +1,8 @@
 //! Fine-tuning steps of a Llama of SmolLM-135M's shape with random weights: adapters of rank 16 on all linear layers,
 //! over weights in f32, in bf16, or in four bits (NF4, scales quantized too).
 
-use entrenar_core::{DType, Tensor};
 use entrenar_core::ops::loss::Reduction;
+use entrenar_core::{DType, Tensor};
 use entrenar_nn::optim::{AdamW, Optimizer};
 use entrenar_nn::{Ctx, Init, Parameters};
 use entrenar_tune::quant::{self, QuantConfig};

@@ -115,7 +115,8 @@ pub(super) fn check_memory(
     let copies = match optimizer {
         config::Optimizer::AdamW { .. } | config::Optimizer::Adam { .. } => 4,
         config::Optimizer::Sgd { momentum, .. } if *momentum > 0.0 => 3,
-        config::Optimizer::Sgd { .. } => 2,
+        // Two bytes of moments are half a number.
+        config::Optimizer::AdamW8bit { .. } | config::Optimizer::Sgd { .. } => 2,
     };
     let parameters = matrices(architecture);
     let needed = parameters.saturating_mul(copies * size_of::<f32>() as u128);

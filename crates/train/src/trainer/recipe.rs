@@ -4,7 +4,7 @@
 //! checked the words, `from_config.rs` puts the parts together.
 
 use entrenar_base::Result;
-use entrenar_nn::optim::{Adam, AdamW, Optimizer, ParamGroup, Sgd};
+use entrenar_nn::optim::{Adam, AdamW, AdamW8bit, Optimizer, ParamGroup, Sgd};
 use entrenar_nn::schedule::{ConstantLR, CosineAnnealingLR, LinearLR, Schedule, StepLR, WarmUp};
 use entrenar_nn::{NamedParameters, Parameters};
 
@@ -21,7 +21,7 @@ pub(super) fn optimizer(
     build(config, groups(config, model.trainable_parameters()))
 }
 
-/// The optimizer of a config with adapters: with LoRA+, their second matrices learn faster.
+/// The optimizer of a config with adapters: with LoRA+, B and vectors learn faster, as in PEFT.
 ///
 /// Hayou et al., "LoRA+: Efficient Low Rank Adaptation of Large Models", 2024.
 pub(super) fn tuning_optimizer(
@@ -34,7 +34,7 @@ pub(super) fn tuning_optimizer(
     };
     let (fast, slow): (NamedParameters, NamedParameters) = parameters
         .into_iter()
-        .partition(|(name, _)| name.ends_with("lora_B.weight"));
+        .partition(|(name, p)| name.contains("lora_B") || p.shape().rank() == 1);
     let fast = groups(&config.optimizer, fast);
     let fast = fast
         .into_iter()
@@ -53,6 +53,18 @@ fn build(config: &config::Optimizer, groups: Vec<ParamGroup>) -> Result<Box<dyn 
             ..
         } => Box::new(
             AdamW::builder()
+                .learning_rate(learning_rate)
+                .betas(betas[0], betas[1])
+                .eps(eps)
+                .build(groups)?,
+        ),
+        config::Optimizer::AdamW8bit {
+            learning_rate,
+            betas,
+            eps,
+            ..
+        } => Box::new(
+            AdamW8bit::builder()
                 .learning_rate(learning_rate)
                 .betas(betas[0], betas[1])
                 .eps(eps)

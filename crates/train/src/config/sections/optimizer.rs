@@ -11,11 +11,12 @@ const SGD: &[When] = &[When {
 }];
 const ADAM: &[When] = &[When {
     key: "name",
-    values: &["adam", "adamw"],
+    values: &["adam", "adamw", "adamw8bit"],
 }];
 
 const NAMES: &[Choice] = &[
     Choice::new("adamw", "Adam with decoupled weight decay."),
+    Choice::new("adamw8bit", "AdamW whose moments are kept in 8 bits."),
     Choice::new("adam", "Adam; weight decay is added to the gradient."),
     Choice::new(
         "sgd",
@@ -48,7 +49,7 @@ pub(super) static SECTION: Section = Section {
             Kind::Number(NOT_NEGATIVE),
             Yaml::By {
                 key: "name",
-                cases: &[("adamw", "0.01")],
+                cases: &[("adamw", "0.01"), ("adamw8bit", "0.01")],
                 otherwise: Some("0.0"),
             },
             "Strength of weight decay.",
@@ -116,6 +117,20 @@ pub enum Optimizer {
         /// Added to the denominator.
         eps: f64,
     },
+    /// AdamW whose moments are kept in 8 bits.
+    #[serde(rename = "adamw8bit")]
+    AdamW8bit {
+        /// Peak learning rate.
+        learning_rate: f64,
+        /// Strength of weight decay.
+        weight_decay: f64,
+        /// Which parameters decay.
+        decay_parameters: DecayParameters,
+        /// Moving averages of gradient and square.
+        betas: [f64; 2],
+        /// Added to the denominator.
+        eps: f64,
+    },
     /// Adam with weight decay added to the gradient.
     Adam {
         /// Peak learning rate.
@@ -149,6 +164,7 @@ impl Optimizer {
     pub fn learning_rate(&self) -> f64 {
         match *self {
             Optimizer::AdamW { learning_rate, .. }
+            | Optimizer::AdamW8bit { learning_rate, .. }
             | Optimizer::Adam { learning_rate, .. }
             | Optimizer::Sgd { learning_rate, .. } => learning_rate,
         }
@@ -158,6 +174,11 @@ impl Optimizer {
     pub fn weight_decay(&self) -> (f64, DecayParameters) {
         match *self {
             Optimizer::AdamW {
+                weight_decay,
+                decay_parameters,
+                ..
+            }
+            | Optimizer::AdamW8bit {
                 weight_decay,
                 decay_parameters,
                 ..

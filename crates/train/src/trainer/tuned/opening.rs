@@ -5,10 +5,15 @@ use std::path::{Path, PathBuf};
 use entrenar_base::{DType, Error, Result};
 use entrenar_nn::{Init, Parameters};
 use entrenar_tune::lora::{self, LoraInit};
+use entrenar_tune::quant::{self, Code, QuantConfig};
 use entrenar_tune::{LoraConfig, Targets};
 
+use entrenar_zoo::TextModel;
+
 use super::model::Tuned;
-use crate::config::{Adapter, AdapterInit, AdapterTargets, Config, Precision, Quantization};
+use crate::config::{
+    Adapter, AdapterInit, AdapterTargets, Config, Precision, Quantization, QuantizationType,
+};
 use crate::trainer::from_config::model_directory;
 use crate::trainer::trained::open_text_model;
 
@@ -42,8 +47,20 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
         Precision::F32 => DType::F32,
         Precision::Bf16 => DType::BF16,
     };
-    let mut text = open_text_model(directory, Some(dtype))?;
     let mut notes = Vec::new();
+    let mut text = match &config.quantization {
+        None => open_text_model(directory, Some(dtype))?,
+        Some(quantization) => {
+            // Straight from the mapped file: no weight is ever held whole.
+            let mut text = match TextModel::is_in(directory) {
+                true => TextModel::open_to_quantize(directory, dtype)?,
+                false => open_text_model(directory, Some(dtype))?,
+            };
+            let report = quant::quantize(&mut text.model, &code(quantization), &[])?;
+            notes.push(report.to_string());
+            text
+        }
+    };
     let adapter = config.adapter.as_ref().map(|a| settings(a, config));
     if let Some(adapter) = &adapter {
         let report = lora::attach(&mut text.model, adapter, &mut Init::new(config.seed))?;
@@ -84,10 +101,23 @@ pub(super) fn settings(adapter: &Adapter, config: &Config) -> LoraConfig {
         init: match adapter.init {
             AdapterInit::Default => LoraInit::Kaiming,
             AdapterInit::Gaussian => LoraInit::Gaussian,
-            AdapterInit::Pissa => LoraInit::Kaiming,
+            AdapterInit::Pissa => LoraInit::Pissa { iterations: None },
         },
         base_model: base,
         ..LoraConfig::default()
+    }
+}
+
+/// The section `quantization` in the quantizer's words.
+fn code(quantization: &Quantization) -> QuantConfig {
+    QuantConfig {
+        kind: match quantization.r#type {
+            QuantizationType::Nf4 => Code::Nf4,
+            QuantizationType::Fp4 => Code::Fp4,
+            QuantizationType::Int4 => Code::Symmetric,
+        },
+        double: quantization.double.unwrap_or(false),
+        ..QuantConfig::default()
     }
 }
 

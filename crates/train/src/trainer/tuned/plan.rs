@@ -119,6 +119,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     };
     let moments = match &config.optimizer {
         Optimizer::AdamW { .. } | Optimizer::Adam { .. } => 8,
+        Optimizer::AdamW8bit { .. } => 2,
         Optimizer::Sgd { momentum, .. } if *momentum > 0.0 => 4,
         Optimizer::Sgd { .. } => 0,
     };
