@@ -23,7 +23,7 @@ fn broken_files_are_told_by_place() {
         (
             "a.jsonl",
             "{\"text\": \"a\"}\n{\"text\": \"b\"\n",
-            "a.jsonl:2:13: not valid JSON: EOF while parsing an object",
+            "a.jsonl:2:12: not valid JSON: EOF while parsing an object",
         ),
         (
             "a.jsonl",
@@ -121,7 +121,7 @@ fn rows_that_do_not_fit_are_told_by_line_and_field() {
         ),
         (
             json!({"messages": [{"role": "user"}]}),
-            "`messages[0].content` is missing; the row is empty",
+            "`messages[0].content` is missing; the message is empty",
         ),
         (
             json!({"messages": [{"role": "user", "content": {"a": 1}}]}),

@@ -24,15 +24,15 @@ fn masked_text_is_marked_and_tokens_are_counted() {
     let shown = inspect(&dataset, &place.tokenizer, 1, false).unwrap();
     assert_eq!(
         shown,
-        "── sample 1: 36 tokens, 3 trained\n\
+        "── sample 1: 34 tokens, 3 trained\n\
          ⟦<|im_start|>user\n\\u{1b}[31mred é<|im_end|>\n<|im_start|>assistant\n⟧no<|im_end|>⟦\n⟧\n\
          \n\
-         read              2 rows, 2 samples, 122 tokens, 9 trained (7.4 %), longest row 86 tokens\n\
+         read              2 rows, 2 samples, 107 tokens, 9 trained (8.4 %), longest row 73 tokens\n\
          samples           2\n\
-         tokens            122\n\
-         per sample        min 36, median 61, mean 61.0, max 86\n\
-         trained tokens    9 (7.4 %)\n\
-         packed rows       2 of 100, 60.0 % filled\n"
+         tokens            107\n\
+         per sample        min 34, median 53.5, mean 53.5, max 73\n\
+         trained tokens    9 (8.4 %)\n\
+         packed rows       2 of 100, 52.5 % filled\n"
     );
     let shown = inspect(&dataset, &place.tokenizer, 5, true).unwrap();
     assert!(shown.contains("── sample 2"));
