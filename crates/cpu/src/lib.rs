@@ -6,6 +6,7 @@
 
 pub mod alloc;
 pub mod attention;
+pub mod bitwise;
 pub mod cast;
 pub mod conv;
 pub mod copy;

@@ -140,3 +140,46 @@ pub fn topk(
         order.sort_unstable_by(order_of);
     }))
 }
+
+/// The different elements of `x` in ascending order `[K]`, for each element of `x` which one it is
+/// (i64, the shape of `x`), and how often each one is met (i64 `[K]`). NaN counts as one value.
+///
+/// # Errors
+/// When there is no memory for the result.
+///
+/// ```
+/// use entrenar_base::Array;
+/// let x = Array::from_vec(vec![3i64, 1, 3], [3])?;
+/// let (values, place, count) = entrenar_cpu::sort::unique(&x)?;
+/// assert_eq!(values.to_vec::<i64>()?, [1, 3]);
+/// assert_eq!(place.to_vec::<i64>()?, [1, 0, 1]);
+/// assert_eq!(count.to_vec::<i64>()?, [1, 2]);
+/// # Ok::<(), entrenar_base::Error>(())
+/// ```
+#[track_caller]
+pub fn unique(x: &Array) -> Result<(Array, Array, Array)> {
+    let x = kit::contiguous(x)?;
+    dispatch!(x.dtype(), T => {
+        let source = x.as_slice::<T>()?;
+        let mut order: Vec<usize> = (0..source.len()).collect();
+        order.sort_unstable_by(|&a, &b| by_value(source, a, b, false));
+        let (mut values, mut counts) = (Vec::<T>::new(), Vec::<i64>::new());
+        let mut places = vec![0i64; source.len()];
+        for at in order {
+            if values.last().is_none_or(|&last| compare(last, source[at]) != Ordering::Equal) {
+                values.push(source[at]);
+                counts.push(0);
+            }
+            places[at] = values.len() as i64 - 1;
+            if let Some(count) = counts.last_mut() {
+                *count += 1;
+            }
+        }
+        let k = values.len();
+        Ok((
+            Array::from_vec(values, [k])?,
+            Array::from_vec(places, x.shape())?,
+            Array::from_vec(counts, [k])?,
+        ))
+    })
+}

@@ -9,6 +9,7 @@ pub mod activation;
 pub mod arithmetic;
 pub mod attention;
 pub mod batch_norm;
+pub mod bitwise;
 pub mod broadcast;
 pub mod cast;
 pub mod conv;
@@ -52,6 +53,7 @@ pub(crate) const ENTRIES: &[&[Entry]] = &[
     arithmetic::ENTRIES,
     attention::ENTRIES,
     batch_norm::ENTRIES,
+    bitwise::ENTRIES,
     broadcast::ENTRIES,
     cast::ENTRIES,
     conv::ENTRIES,

@@ -1,4 +1,4 @@
-//! Order along a dimension: `sort`, `argsort`, `topk`, `cummax`, `cummin`.
+//! Order along a dimension: `sort`, `argsort`, `topk`, `cummax`, `cummin`; `unique`.
 //!
 //! Each gives values and the indices they came from; values = gather(x, indices), so the gradient
 //! goes back to the chosen elements and ties are settled by the choice. Sorting is stable; NaN is
@@ -169,6 +169,28 @@ impl Tensor {
     pub fn cummin(&self, dim: isize) -> Result<(Tensor, Tensor)> {
         self.chosen(dim, Order::CumMin, "cummin")
     }
+
+    /// The different elements of the whole tensor in ascending order `[K]`, which of them each
+    /// element is (i64, this tensor's shape), and how often each is met (i64 `[K]`). NaN counts as
+    /// one value. Nothing is differentiated: K depends on the numbers.
+    ///
+    /// # Errors
+    /// When there is no memory for the result.
+    ///
+    /// ```
+    /// # use entrenar_core::Tensor;
+    /// let x = Tensor::from_vec(vec![2.0f32, 0.5, 2.0], [3])?;
+    /// let (values, places, counts) = x.unique()?;
+    /// assert_eq!(values.to_vec::<f32>()?, [0.5, 2.0]);
+    /// assert_eq!(places.to_vec::<i64>()?, [1, 0, 1]);
+    /// assert_eq!(counts.to_vec::<i64>()?, [1, 2]);
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn unique(&self) -> Result<(Tensor, Tensor, Tensor)> {
+        let (values, places, counts) = kernel::unique(self.array())?;
+        Ok((values.into(), places.into(), counts.into()))
+    }
 }
 
 fn ordered(g: &mut Gen, order: impl Fn(&mut Gen, usize) -> Order) -> Result<Sample> {
@@ -221,6 +243,19 @@ pub(crate) const ENTRIES: &[Entry] = &[
         kind: "explicit",
         sample: |g| ordered(g, |_, _| Order::CumMin),
     },
+    Entry {
+        name: "unique",
+        kind: "zero",
+        sample: |g| {
+            let shape = g.shape(0..=3);
+            let x = g.indices(shape, 5);
+            Ok(Sample::new(vec![x], |t| {
+                let (values, places, counts) = t[0].unique()?;
+                Ok(vec![values, places, counts])
+            })
+            .order(0))
+        },
+    },
 ];
 
 #[cfg(test)]
@@ -253,6 +288,23 @@ mod tests {
         assert_eq!(
             x.grad().unwrap().to_vec::<f64>().unwrap(),
             [2.0, 0.0, 1.0, 0.0]
+        );
+    }
+
+    #[test]
+    fn unique_elements_are_placed_and_counted() {
+        let nan = f64::NAN;
+        let x = Tensor::from_vec(vec![nan, 1.0, -0.0, 1.0, nan, 0.0], [2, 3]).unwrap();
+        let (values, places, counts) = x.unique().unwrap();
+        let values = values.to_vec::<f64>().unwrap();
+        assert_eq!(values[..2], [0.0, 1.0]);
+        assert!(values[2].is_nan() && values.len() == 3);
+        assert_eq!(places.dims(), [2, 3]);
+        assert_eq!(places.to_vec::<i64>().unwrap(), [2, 1, 0, 1, 2, 0]);
+        assert_eq!(counts.to_vec::<i64>().unwrap(), [2, 2, 2]);
+        assert_eq!(
+            Tensor::zeros([0], DType::I64).unique().unwrap().2.dims(),
+            [0]
         );
     }
 

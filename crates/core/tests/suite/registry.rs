@@ -103,7 +103,7 @@ fn derivatives_agree() {
     });
 }
 
-/// Strided, flipped and offset inputs give the bits of their contiguous copies.
+/// P17: strided, flipped and offset inputs give the bits of their contiguous copies.
 #[test]
 fn layouts_do_not_matter() {
     over_registry("layouts", |_, s, _| {
