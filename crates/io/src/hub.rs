@@ -84,7 +84,10 @@ impl Hub {
             return Ok(path.to_path_buf());
         }
         if let Some(why) = not_an_id(id_or_path) {
-            return Err(Error::format(path, format!("no such file or directory ({why})")));
+            return Err(Error::format(
+                path,
+                format!("no such file or directory ({why})"),
+            ));
         }
         let revision = revision.unwrap_or("main");
         if let Some(why) = not_a_revision(revision) {
@@ -168,7 +171,10 @@ fn not_a_revision(text: &str) -> Option<&'static str> {
         Some("it is empty")
     } else if !text.bytes().all(allowed) {
         Some("it has characters that no branch has")
-    } else if text.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
+    } else if text
+        .split('/')
+        .any(|part| part.is_empty() || part.starts_with('.'))
+    {
         Some("it is a path")
     } else {
         None

@@ -52,18 +52,31 @@ fn what_cannot_be_found_is_explained() {
     let dir = tempfile::tempdir().unwrap();
     let snapshot = cached(dir.path());
     let hub = Hub::at(dir.path());
-    let fails = |id: &str, revision: Option<&str>| hub.resolve(id, revision).unwrap_err().to_string();
+    let fails =
+        |id: &str, revision: Option<&str>| hub.resolve(id, revision).unwrap_err().to_string();
     let e = fails("org/other", None);
     assert!(e.contains("does not hold revision main"), "{e}");
     assert!(e.contains("hf download org/other --revision main"), "{e}");
     assert!(e.contains(dir.path().to_str().unwrap()), "{e}");
-    for path in ["./no/such", "/no/such", "a/b/c", "../x", "a--b", "org/.x", "x y", ""] {
+    for path in [
+        "./no/such",
+        "/no/such",
+        "a/b/c",
+        "../x",
+        "a--b",
+        "org/.x",
+        "x y",
+        "",
+    ] {
         let e = fails(path, None);
         assert!(e.contains("no such file or directory"), "{path}: {e}");
     }
     for revision in ["", "../main", "a//b", "a b", "/x", "x/.."] {
         let e = fails("org/tiny", Some(revision));
-        assert!(e.contains("expected a branch, a tag or a commit"), "{revision}: {e}");
+        assert!(
+            e.contains("expected a branch, a tag or a commit"),
+            "{revision}: {e}"
+        );
     }
     // A ref that leads elsewhere is no ref.
     let refs = dir.path().join("models--org--tiny/refs");
@@ -75,8 +88,13 @@ fn what_cannot_be_found_is_explained() {
     assert!(fails("org/tiny", None).contains("is not whole"));
     fs::write(snapshot.join("model.safetensors.index.json"), index).unwrap();
     let e = fails("org/tiny", None);
-    assert!(e.contains("model-00001-of-00001.safetensors` is missing"), "{e}");
-    let e = Hub::from_vars(|_| None).resolve("org/tiny", None).unwrap_err();
+    assert!(
+        e.contains("model-00001-of-00001.safetensors` is missing"),
+        "{e}"
+    );
+    let e = Hub::from_vars(|_| None)
+        .resolve("org/tiny", None)
+        .unwrap_err();
     assert!(e.to_string().contains("HF_HUB_CACHE"), "{e}");
 }
 
@@ -89,11 +107,24 @@ fn where_the_cache_is() {
         };
         Hub::from_vars(find).cache().map(Path::to_path_buf)
     };
-    let all = [("HF_HUB_CACHE", "/a"), ("HF_HOME", "/b"), ("XDG_CACHE_HOME", "/c"), ("HOME", "/d")];
-    let expected = ["/a", "/b/hub", "/c/huggingface/hub", "/d/.cache/huggingface/hub"];
+    let all = [
+        ("HF_HUB_CACHE", "/a"),
+        ("HF_HOME", "/b"),
+        ("XDG_CACHE_HOME", "/c"),
+        ("HOME", "/d"),
+    ];
+    let expected = [
+        "/a",
+        "/b/hub",
+        "/c/huggingface/hub",
+        "/d/.cache/huggingface/hub",
+    ];
     for (from, path) in expected.iter().enumerate() {
         assert_eq!(of(&all[from..]).as_deref(), Some(Path::new(path)));
     }
     assert_eq!(of(&[]), None);
-    assert_eq!(of(&[("HF_HUB_CACHE", ""), ("HF_HOME", "/b")]), Some("/b/hub".into()));
+    assert_eq!(
+        of(&[("HF_HUB_CACHE", ""), ("HF_HOME", "/b")]),
+        Some("/b/hub".into())
+    );
 }
