@@ -11,7 +11,7 @@ mod layers;
 mod names;
 mod sentence;
 
-use entrenar_core::{Error, Result, Tensor};
+use entrenar_core::{DType, Error, Result, Tensor};
 use entrenar_nn::{Ctx, Dropout, Linear, Module, Projection, Projections};
 
 pub use config::{BertConfig, BertHead};
