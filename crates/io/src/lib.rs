@@ -25,6 +25,7 @@ mod content;
 mod disk;
 #[cfg(test)]
 mod faults;
+pub mod hub;
 pub mod inspect;
 mod names;
 #[cfg(test)]

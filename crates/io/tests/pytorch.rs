@@ -133,25 +133,49 @@ fn an_ending_is_not_needed() {
 }
 
 #[test]
-fn published_files_equal_their_safetensors_twins() {
-    for (ours, twin, prefix) in [
-        ("mnist-cnn/mnist.pt", "mnist-cnn/mnist.safetensors", ""),
-        (
-            "resnet20-cifar10/resnet20-12fca82f.th",
-            "resnet20-cifar10/resnet20-12fca82f.safetensors",
-            "module.",
-        ),
-    ] {
-        let (Some(ours), Some(twin)) = (shared(ours), shared(twin)) else {
-            return;
+fn a_published_legacy_file_equals_its_safetensors_twin() {
+    let folder = "resnet20-cifar10/resnet20-12fca82f";
+    let (Some(ours), Some(twin)) = (
+        shared(&format!("{folder}.th")),
+        shared(&format!("{folder}.safetensors")),
+    ) else {
+        return;
+    };
+    let ours = PyTorch::open(ours).unwrap();
+    let twin = SafeTensors::open(twin).unwrap();
+    assert!(!twin.is_empty());
+    for (name, want) in twin.tensors().unwrap() {
+        // It was trained on several GPUs, whose wrapper adds to the names.
+        let name = format!("module.{name}");
+        assert_same(&ours.tensor(&name).unwrap(), &want, &name);
+    }
+}
+
+/// FNV-1a, 64 bits.
+fn fingerprint(bytes: &[u8]) -> String {
+    let step = |state: u64, byte: &u8| (state ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    format!("{:016x}", bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
+#[test]
+fn a_published_zip_file_holds_what_pytorch_reads_in_it() {
+    let Some(path) = shared("mnist-cnn/mnist.pt") else {
+        return;
+    };
+    let text = std::fs::read_to_string(fixture("mnist.json")).unwrap();
+    let expected: std::collections::BTreeMap<String, (String, Vec<usize>, String)> =
+        serde_json::from_str(&text).unwrap();
+    let file = PyTorch::open(path).unwrap();
+    assert_eq!(file.len(), expected.len());
+    for (name, (dtype, shape, print)) in expected {
+        let array = file.tensor(&name).unwrap();
+        let ours = match array.dtype() {
+            DType::F32 => "float32",
+            DType::I64 => "int64",
+            other => other.name(),
         };
-        let ours = PyTorch::open(ours).unwrap();
-        let twin = SafeTensors::open(twin).unwrap();
-        assert!(!twin.is_empty());
-        for (name, want) in twin.tensors().unwrap() {
-            let name = format!("{prefix}{name}");
-            assert_same(&ours.tensor(&name).unwrap(), &want, &name);
-        }
+        assert_eq!((ours, array.dims()), (dtype.as_str(), &*shape), "{name}");
+        assert_eq!(fingerprint(array.as_bytes().unwrap()), print, "{name}");
     }
 }
 

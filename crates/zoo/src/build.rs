@@ -35,6 +35,9 @@ pub struct Builder {
     dtype: Option<DType>,
     keep_projections: bool,
     faults: Vec<String>,
+    /// Parameters that a given source may lack, by the start of their names.
+    fresh: Option<(Init, Vec<String>)>,
+    made: Vec<String>,
 }
 
 impl Builder {
@@ -64,6 +67,8 @@ impl Builder {
             dtype,
             keep_projections: false,
             faults: Vec::new(),
+            fresh: None,
+            made: Vec::new(),
         }
     }
 
@@ -71,6 +76,19 @@ impl Builder {
     pub(crate) fn keep_projections(mut self, keep: bool) -> Builder {
         self.keep_projections = keep;
         self
+    }
+
+    /// Lets parameters whose names begin with one of `prefixes` begin afresh where they are not
+    /// given: a new head on a published encoder. [`Builder::made`] tells which did.
+    pub fn with_fresh(mut self, init: Init, prefixes: &[&str]) -> Builder {
+        let prefixes = prefixes.iter().map(|p| p.to_string()).collect();
+        self.fresh = Some((init, prefixes));
+        self
+    }
+
+    /// Names of parameters that began afresh although arrays were given.
+    pub fn made(&self) -> &[String] {
+        &self.made
     }
 
     /// Runs `f` with `name` appended to the path.
@@ -128,7 +146,18 @@ impl Builder {
                 array.shape(),
                 array.dtype()
             ),
-            None => format!("{full}: missing"),
+            None => {
+                if let Some((init, prefixes)) = &mut self.fresh
+                    && prefixes.iter().any(|p| full.starts_with(p))
+                {
+                    self.made.push(full);
+                    return match start {
+                        Start::Normal(std) => init.normal(shape, 0.0, std),
+                        Start::Constant(value) => init.full(shape, value),
+                    };
+                }
+                format!("{full}: missing")
+            }
         };
         self.faults.push(fault);
         // One value seen as many: a wrong config must not make us allocate what it asks for.

@@ -35,7 +35,7 @@ pub mod text_model;
 pub mod tokenizer;
 
 pub use architecture::{Architecture, Model};
-pub use bert::{Bert, BertConfig, BertHead, BertInput};
+pub use bert::{Bert, BertConfig, BertHead, BertInput, Pooling, PoolingMode, TokenRows};
 pub use build::{Builder, Start};
 pub use causal::{CausalLm, LmInput};
 pub use chat::ChatTemplate;

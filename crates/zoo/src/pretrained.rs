@@ -175,6 +175,48 @@ impl Bert {
         Ok(model)
     }
 
+    /// The encoder in a directory with a head for the classes `labels`, to be trained, and the names
+    /// of the parameters that begin afresh. A directory that already classifies into the same
+    /// labels, in this order, keeps its head, and nothing begins afresh.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::open`]; when there are fewer than two labels or one comes twice.
+    pub fn open_classifier<S: AsRef<str>>(
+        directory: impl AsRef<Path>,
+        labels: &[S],
+        dtype: Option<DType>,
+        init: Init,
+    ) -> Result<(Bert, Vec<String>)> {
+        let directory = directory.as_ref();
+        let distinct: std::collections::HashSet<&str> = labels.iter().map(S::as_ref).collect();
+        if labels.len() < 2 || distinct.len() != labels.len() {
+            let shown: Vec<&str> = labels.iter().map(S::as_ref).collect();
+            return Err(Error::argument(
+                "bert",
+                "two or more different labels",
+                format!("{shown:?}"),
+            ));
+        }
+        let before = BertConfig::from_json(&read_config(directory)?)?;
+        let keeps = before
+            .labels()
+            .iter()
+            .map(String::as_str)
+            .eq(labels.iter().map(S::as_ref));
+        let config = before.with_labels(labels);
+        let mut arrays = modern_names(Weights::open(directory)?.tensors()?, config.head);
+        if !keeps {
+            arrays.retain(|(name, _)| !name.starts_with("classifier."));
+        }
+        let named = |e: Error| e.context(directory.display());
+        let heads = ["classifier.", "bert.pooler."];
+        let mut builder = Builder::given(arrays, dtype).with_fresh(init, &heads);
+        let model = Bert::new(config, &mut builder).map_err(named)?;
+        let made = builder.made().to_vec();
+        builder.finish(|_| false).map_err(named)?;
+        Ok((model, made))
+    }
+
     /// Writes `config.json` and `model.safetensors`.
     ///
     /// # Errors
@@ -185,6 +227,19 @@ impl Bert {
             self.config().to_json(),
             self.state(),
             None,
+        )
+    }
+
+    /// [`Bert::save`] with the files of a tokenizer.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_with(&self, directory: impl AsRef<Path>, tokenizer: &Tokenizer) -> Result<()> {
+        save(
+            directory.as_ref(),
+            self.config().to_json(),
+            self.state(),
+            Some(tokenizer),
         )
     }
 }

@@ -134,6 +134,34 @@ impl Tokenizer {
         Ok(encoding.map_err(|e| self.fault(&e))?.get_ids().to_vec())
     }
 
+    /// The tokens of a text with the special tokens around it, at most `most` of them, and whether
+    /// something was cut: the text's end, never the special tokens.
+    ///
+    /// # Errors
+    /// When the text cannot be encoded, or `most` leaves no room beside the special tokens.
+    pub fn encode_at_most(&self, text: &str, most: usize) -> Result<(Vec<u32>, bool)> {
+        let whole = self.encode(text, true)?;
+        if whole.len() <= most {
+            return Ok((whole, false));
+        }
+        let plain = self.inner.encode_fast(text, false);
+        let mut plain = plain.map_err(|e| self.fault(&e))?;
+        let around = whole.len().saturating_sub(plain.len());
+        let room = most
+            .checked_sub(around)
+            .filter(|room| *room > 0)
+            .ok_or_else(|| {
+                Error::argument(
+                    "encode",
+                    format!("room for more than {around} special tokens"),
+                    format!("a limit of {most}"),
+                )
+            })?;
+        plain.truncate(room, 0, tokenizers::TruncationDirection::Right);
+        let cut = self.inner.post_process(plain, None, true);
+        Ok((cut.map_err(|e| self.fault(&e))?.get_ids().to_vec(), true))
+    }
+
     /// The tokens of a text, each with the bytes of the text that it stands for.
     ///
     /// # Errors

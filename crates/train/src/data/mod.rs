@@ -7,8 +7,8 @@
 //! Promises: hostile files give one clear error, never a panic or an
 //! allocation larger than the file justifies; the same seed gives the same
 //! batches, whatever the timing, and a loader resumes exactly at any batch.
-//! Files: `files` finds, `csv_file` and `idx` parse, `text`, `table` and
-//! `image` encode, `dataset` and `order` define, `loader` runs, `open` starts
+//! Files: `files` finds, `csv_file` and `idx` parse, `text`, `text_labels`,
+//! `table` and `image` encode, `dataset` and `order` define, `loader` runs, `open` starts
 //! from a config.
 
 mod csv_file;
@@ -26,6 +26,7 @@ pub mod sft;
 mod table;
 mod table_encoding;
 mod text;
+mod text_labels;
 mod tokenizer;
 
 pub use csv_file::{ColumnKind, Missing};
@@ -40,4 +41,5 @@ pub use scaling::Scaling;
 pub use table::{TableData, TableSpec, TargetKind};
 pub use table_encoding::{Feature, Rows, TablePreprocessing, TargetEncoding};
 pub use text::{CoveringWindows, RandomWindows, TextData, TextUnit, Tokens, read_tokens};
+pub use text_labels::{TextLabelsData, TextLabelsSpec, split_masked};
 pub use tokenizer::{ByteTokenizer, CharTokenizer, Tokenizer};

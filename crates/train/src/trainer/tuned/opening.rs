@@ -27,6 +27,10 @@ pub(super) fn find(base: &str) -> Result<PathBuf> {
     if directory.join("config.json").is_file() {
         return Ok(directory);
     }
+    let relative = !Path::new(base).is_absolute();
+    if relative && !directory.exists() && base.split('/').count() == 2 {
+        return entrenar_io::hub::resolve(base, None);
+    }
     let what = if directory.is_dir() {
         "has no config.json"
     } else {
