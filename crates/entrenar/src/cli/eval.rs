@@ -2,7 +2,7 @@
 
 use super::train::fields;
 use super::{Failure, Output, json, print, text_model};
-use entrenar::train::trainer::TrainedModel;
+use entrenar::train::trainer::{TextClassifier, TrainedModel};
 use entrenar::zoo::TextModel;
 use std::path::PathBuf;
 
@@ -22,11 +22,16 @@ pub(crate) struct Args {
 
 /// Prints one line per metric, or one JSON object.
 pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
-    if TextModel::is_in(&args.model) || args.adapter.is_some() {
+    let encoder = TextClassifier::is_in(&args.model);
+    if (TextModel::is_in(&args.model) && !encoder) || args.adapter.is_some() {
         return text(args, output);
     }
-    let model = TrainedModel::open(&args.model)?;
-    let evaluation = model.evaluate(&super::text(&args.data)?)?;
+    let data = super::text(&args.data)?;
+    let evaluation = if encoder {
+        TextClassifier::open(&args.model)?.evaluate(&data)?
+    } else {
+        TrainedModel::open(&args.model)?.evaluate(&data)?
+    };
     if output.json {
         return print(&json(&fields(&evaluation))?);
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Print a commented config to start from: entrenar init language-model > config.yaml
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to train: language-model, sft, classification or regression
+    /// What to train: language-model, sft, sequence-classification, classification or regression
     #[arg(value_parser = task)]
     task: Task,
     /// The data: a text, a table (.csv, last column = target) or a directory of IDX images
@@ -20,6 +20,7 @@ fn task(text: &str) -> Result<Task, String> {
     let known = [
         ("language-model", Task::LanguageModel),
         ("sft", Task::Sft),
+        ("sequence-classification", Task::SequenceClassification),
         ("classification", Task::Classification),
         ("regression", Task::Regression),
     ];
@@ -28,7 +29,7 @@ fn task(text: &str) -> Result<Task, String> {
         .find(|(name, _)| *name == text)
         .map(|&(_, task)| task)
         .ok_or_else(|| {
-            let later = ["table", "sequence-classification", "distill", "preference"];
+            let later = ["table", "distill", "preference"];
             let why = if later.contains(&text) {
                 "not supported by this version"
             } else {

@@ -1,11 +1,14 @@
 //! `entrenar predict`: a model's answer for every row of a file.
 
 use super::{Failure, Output, json, print};
-use entrenar::train::trainer::{PredictionFormat, TrainedModel};
+use entrenar::train::trainer::{PredictionFormat, TextClassifier, TrainedModel};
 use serde_json::json;
 use std::path::PathBuf;
 
 /// Write a model's predictions for every row of a file
+///
+/// A published encoder (BERT) reads texts, one per line or the key "text" of JSON Lines, and writes a label with its
+/// probability, or a vector where it has no classifier.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The model: the `model` directory of a run
@@ -23,8 +26,22 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
     // A wrong name is told before the work is done.
     PredictionFormat::of(&args.out)?;
+    if TextClassifier::is_in(&args.model) {
+        return texts(args, output);
+    }
     let model = TrainedModel::open(&args.model)?;
     let rows = model.predict_file(&super::text(&args.data)?, &args.out)?;
+    if output.json {
+        return print(&json(&json!({"rows": rows, "out": args.out}))?);
+    }
+    output.note(&format!("{rows} predictions in {}", args.out.display()));
+    Ok(())
+}
+
+/// The answers of an encoder for texts.
+fn texts(args: &Args, output: Output) -> Result<(), Failure> {
+    let model = TextClassifier::open(&args.model)?;
+    let rows = model.predict_file(&args.data, &args.out)?;
     if output.json {
         return print(&json(&json!({"rows": rows, "out": args.out}))?);
     }

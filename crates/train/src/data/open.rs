@@ -85,7 +85,7 @@ pub fn open_data(config: &Config) -> Result<OpenedData> {
                 .ok_or_else(|| Error::config("expected `data.columns` for a table"))?;
             let target_kind = match config.task {
                 Task::Regression => TargetKind::Number,
-                Task::Classification | Task::LanguageModel | Task::Sft => TargetKind::Class,
+                _ => TargetKind::Class,
             };
             let spec = TableSpec {
                 features: columns.features.clone(),

@@ -64,7 +64,10 @@ pub fn run_config(loaded: &Loaded, options: RunOptions<'_>) -> Result<RunOutcome
     let config = &loaded.config;
     let _process = Process::set(config.train.threads, config.train.strict);
     if let config::Model::Pretrained(model) = &config.model {
-        return tuned::run(loaded, model, options);
+        return match config.task {
+            config::Task::SequenceClassification => tuned::run_classifier(loaded, model, options),
+            _ => tuned::run(loaded, model, options),
+        };
     }
     let data = open_data(config).map_err(|error| placed(loaded, "data.path", error))?;
     if let (Some(generate), Preprocessing::Text(text)) = (&config.generate, &data.preprocessing) {

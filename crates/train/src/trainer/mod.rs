@@ -39,4 +39,4 @@ pub use objective::{BinaryCrossEntropy, CrossEntropy, MeanSquaredError, Measure,
 pub use predict::{Prediction, PredictionFormat};
 pub use settings::{NanPolicy, Settings, Unit};
 pub use trained::{TrainedModel, open_text_model};
-pub use tuned::{InspectedRows, Plan, inspect_rows, plan};
+pub use tuned::{InspectedRows, Plan, TextClassifier, inspect_rows, plan};

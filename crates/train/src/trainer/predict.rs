@@ -31,6 +31,8 @@ pub enum Prediction {
     },
     /// A number on the scale of the table.
     Value(f64),
+    /// A vector that stands for a text.
+    Embedding(Vec<f32>),
 }
 
 /// The format of a file of predictions.
@@ -119,25 +121,43 @@ impl TrainedModel {
         let format = PredictionFormat::of(out)?;
         self.check_answers()?;
         let data = self.read(path, false)?;
-        let file = Output::create(out)?;
-        let mut writer = Writer {
-            to: BufWriter::new(&file.file),
-            out,
-            labels: self.preprocessing().labels(),
-            format,
-        };
-        writer.header()?;
-        let mut rows = 0;
-        self.predict(data, |row, prediction| {
-            rows = row + 1;
-            writer.row(row, &prediction)
-        })?;
-        let written = writer.to.flush();
-        drop(writer);
-        written.map_err(|error| Error::io(out, "cannot write the predictions", error))?;
-        file.finish(out)?;
-        Ok(rows)
+        write_predictions(out, self.preprocessing().labels(), format, |each| {
+            self.predict(data, each)
+        })
     }
+}
+
+/// Writes what `make` hands out into the file `out`; the number of rows.
+///
+/// # Errors
+///
+/// Those of `make`; what the file system reports. `out` is then as it was.
+pub(super) fn write_predictions(
+    out: &Path,
+    labels: &[String],
+    format: PredictionFormat,
+    make: impl FnOnce(&mut dyn FnMut(usize, Prediction) -> Result<()>) -> Result<()>,
+) -> Result<usize> {
+    let file = Output::create(out)?;
+    let mut writer = Writer {
+        to: BufWriter::new(&file.file),
+        out,
+        labels,
+        format,
+    };
+    let mut rows = 0;
+    make(&mut |row, prediction| {
+        if row == 0 {
+            writer.header(&prediction)?;
+        }
+        rows = row + 1;
+        writer.row(row, &prediction)
+    })?;
+    let written = writer.to.flush();
+    drop(writer);
+    written.map_err(|error| Error::io(out, "cannot write the predictions", error))?;
+    file.finish(out)?;
+    Ok(rows)
 }
 
 /// exp(x − max) over its sum.
@@ -161,9 +181,15 @@ impl Writer<'_> {
             .map_err(|error| Error::io(self.out, "cannot write the predictions", error))
     }
 
-    fn header(&mut self) -> Result<()> {
+    fn header(&mut self, first: &Prediction) -> Result<()> {
         if self.format == PredictionFormat::JsonLines {
             return Ok(());
+        }
+        if let Prediction::Embedding(vector) = first {
+            let names: Vec<String> = (0..vector.len())
+                .map(|i| format!(",embedding {i}"))
+                .collect();
+            return self.line(&format!("row{}", names.concat()));
         }
         let mut names = vec!["row".to_string(), "prediction".to_string()];
         if !self.labels.is_empty() {
@@ -196,6 +222,14 @@ impl Writer<'_> {
                 cells.push(short(probabilities[*class]).to_string());
                 cells.extend(probabilities.iter().map(|p| short(*p).to_string()));
                 cells.join(",")
+            }
+            (PredictionFormat::Csv, Prediction::Embedding(vector)) => {
+                let cells: Vec<String> = vector.iter().map(|x| format!(",{x}")).collect();
+                format!("{}{}", row + 1, cells.concat())
+            }
+            (PredictionFormat::JsonLines, Prediction::Embedding(vector)) => {
+                let vector: Vec<Value> = vector.iter().map(|x| short(*x)).collect();
+                json!({"row": row + 1, "embedding": vector}).to_string()
             }
             (PredictionFormat::JsonLines, Prediction::Value(value)) => {
                 json!({"row": row + 1, "prediction": value}).to_string()

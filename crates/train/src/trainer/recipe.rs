@@ -173,7 +173,7 @@ pub(super) fn settings(config: &Config, random_order: bool, progress: ProgressSt
         restore_best: true,
         unit: match config.task {
             Task::LanguageModel | Task::Sft => Unit::Tokens,
-            Task::Classification | Task::Regression => Unit::Samples,
+            Task::SequenceClassification | Task::Classification | Task::Regression => Unit::Samples,
         },
         progress,
     }

@@ -145,7 +145,7 @@ impl TrainedModel {
     pub(super) fn objective(&self) -> Box<dyn Objective<Model>> {
         match self.task() {
             Task::LanguageModel | Task::Sft => Box::new(NextToken),
-            Task::Classification => Box::new(CrossEntropy),
+            Task::Classification | Task::SequenceClassification => Box::new(CrossEntropy),
             Task::Regression => Box::new(MeanSquaredError),
         }
     }
@@ -205,7 +205,7 @@ impl TrainedModel {
                 self.model.architecture().name(),
                 match self.task() {
                     Task::LanguageModel | Task::Sft => "text",
-                    Task::Classification => "classification",
+                    Task::Classification | Task::SequenceClassification => "classification",
                     Task::Regression => "regression",
                 }
             )));

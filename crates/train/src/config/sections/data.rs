@@ -1,7 +1,7 @@
 //! `data`: where examples come from and how they are divided.
 
 use super::super::describe::{ANY, Choice, FRACTION, Field, Kind, POSITIVE, Section, When, Yaml};
-use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION, SFT};
+use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION, SEQUENCE_CLASSIFICATION, SFT};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -13,9 +13,13 @@ const CONVERSATIONS: &[When] = &[When {
     key: "task",
     values: &[SFT],
 }];
-const LANGUAGE: &[When] = &[When {
+const TOKENS: &[When] = &[When {
     key: "task",
-    values: &[LANGUAGE_MODEL, SFT],
+    values: &[LANGUAGE_MODEL, SFT, SEQUENCE_CLASSIFICATION],
+}];
+const ROWS: &[When] = &[When {
+    key: "task",
+    values: &[SFT, SEQUENCE_CLASSIFICATION],
 }];
 const EXAMPLES: &[When] = &[When {
     key: "task",
@@ -35,19 +39,24 @@ const CSV: &[When] = &[
 const TESTED: &[When] = &[
     When {
         key: "task",
-        values: &[LANGUAGE_MODEL, CLASSIFICATION, REGRESSION],
+        values: &[
+            LANGUAGE_MODEL,
+            SEQUENCE_CLASSIFICATION,
+            CLASSIFICATION,
+            REGRESSION,
+        ],
     },
     When {
         key: "format",
-        values: &["text", "csv"],
+        values: &["text", "csv", "auto"],
     },
 ];
 
 const FORMATS: &[Choice] = &[
     Choice::for_tasks(
         "auto",
-        &[SFT],
-        "What the names of the columns say, one of the following.",
+        &[SFT, SEQUENCE_CLASSIFICATION],
+        "What the names of the columns say (sft), or the ending of the file: .csv, .tsv or .jsonl.",
     ),
     Choice::for_tasks(
         "messages",
@@ -138,7 +147,7 @@ pub(super) static SECTION: Section = Section {
         Field::required(
             "path",
             Kind::Paths,
-            Yaml::By { key: "task", cases: &[(LANGUAGE_MODEL, "input.txt"), (SFT, "train.jsonl")], otherwise: Some("data.csv") },
+            Yaml::By { key: "task", cases: &[(LANGUAGE_MODEL, "input.txt"), (SFT, "train.jsonl"), (SEQUENCE_CLASSIFICATION, "train.csv")], otherwise: Some("data.csv") },
             "File, directory (idx) or glob such as src/**/*.rs, or a list of them; relative to this file.",
         )
         .also_known_as(&["paths", "file", "files", "train", "data_path"]),
@@ -147,7 +156,7 @@ pub(super) static SECTION: Section = Section {
             Kind::Choice(FORMATS),
             Yaml::By {
                 key: "task",
-                cases: &[(LANGUAGE_MODEL, "text"), (SFT, "auto"), (REGRESSION, "csv")],
+                cases: &[(LANGUAGE_MODEL, "text"), (SFT, "auto"), (SEQUENCE_CLASSIFICATION, "auto"), (REGRESSION, "csv")],
                 otherwise: None,
             },
             "How to read the files.",
@@ -159,7 +168,7 @@ pub(super) static SECTION: Section = Section {
             "2048",
             "Longest row in tokens, for model.base; its context, at most 2048, when absent.",
         )
-        .when(LANGUAGE)
+        .when(TOKENS)
         .also_known_as(&["sequence_len", "max_length", "max_seq_length", "cutoff_len", "context"]),
         Field::with_default(
             "packing",
@@ -200,9 +209,9 @@ pub(super) static SECTION: Section = Section {
             "fields",
             Kind::Table(&Kind::Text),
             "{}",
-            "Names of columns where they are others: {prompt: question, completion: answer}.",
+            "Names of columns where they are others: {prompt: question, completion: answer}, {text: review, label: stars}.",
         )
-        .when(CONVERSATIONS)
+        .when(ROWS)
         .also_known_as(&["field", "column_mapping", "message_property_mappings"]),
         Field::required(
             "columns",

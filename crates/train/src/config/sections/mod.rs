@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 /// Task names, as [`super::describe::When::values`] and [`Choice::tasks`] use them.
 pub(crate) const LANGUAGE_MODEL: &str = "language-model";
 pub(crate) const SFT: &str = "sft";
+pub(crate) const SEQUENCE_CLASSIFICATION: &str = "sequence-classification";
 pub(crate) const CLASSIFICATION: &str = "classification";
 pub(crate) const REGRESSION: &str = "regression";
 
@@ -55,7 +56,6 @@ pub static ROOT: Section = Section {
         )
         .reserved(&[
             Reserved { name: "table", why: NOT_YET },
-            Reserved { name: "sequence-classification", why: NOT_YET },
             Reserved { name: "distill", why: NOT_YET },
             Reserved { name: "preference", why: NOT_YET },
         ]),
@@ -107,6 +107,10 @@ pub(crate) const TASKS: &[Choice] = &[
     Choice::new(
         SFT,
         "Teach a published language model to answer: supervised fine-tuning.",
+    ),
+    Choice::new(
+        SEQUENCE_CLASSIFICATION,
+        "Tell which class a text belongs to, with a published encoder (BERT).",
     ),
     Choice::new(
         CLASSIFICATION,
@@ -174,6 +178,8 @@ pub enum Task {
     LanguageModel,
     /// Supervised fine-tuning.
     Sft,
+    /// Predict the class of a text.
+    SequenceClassification,
     /// Predict a class.
     Classification,
     /// Predict a number.

@@ -3,7 +3,7 @@
 use super::super::describe::{
     Choice, Field, Kind, NOT_NEGATIVE, POSITIVE, Reserved, Rule, Section, When, Yaml,
 };
-use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION, SFT};
+use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION, SEQUENCE_CLASSIFICATION, SFT};
 use serde::{Deserialize, Serialize};
 
 const NAN_POLICIES: &[Choice] = &[
@@ -19,7 +19,11 @@ const NAN_POLICIES: &[Choice] = &[
 
 const METRICS: &[Choice] = &[
     Choice::new("loss", "The training objective."),
-    Choice::for_tasks("accuracy", &[CLASSIFICATION], "Share of right answers."),
+    Choice::for_tasks(
+        "accuracy",
+        &[CLASSIFICATION, SEQUENCE_CLASSIFICATION],
+        "Share of right answers.",
+    ),
     Choice::for_tasks("perplexity", &[LANGUAGE_MODEL, SFT], "exp(loss)."),
 ];
 
@@ -58,6 +62,7 @@ pub(super) static SECTION: Section = Section {
                 cases: &[
                     (LANGUAGE_MODEL, "16"),
                     (SFT, "1"),
+                    (SEQUENCE_CLASSIFICATION, "16"),
                     (CLASSIFICATION, "64"),
                     (REGRESSION, "64"),
                 ],

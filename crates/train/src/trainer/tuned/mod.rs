@@ -1,8 +1,9 @@
 //! Fine-tuning of a published model: full, with adapters (LoRA), or with adapters over quantized weights (QLoRA).
 //!
-//! [`run`] is the whole run from a config. Files: `model` is the model as the training loop sees it, `opening` makes it
+//! [`run`] is the whole run from a config. Files: `classifier` is the same for encoders of texts, `model` is the model as the training loop sees it, `opening` makes it
 //! from a directory, `rows` makes its data, `plan` says before a run what it will take.
 
+mod classifier;
 mod model;
 mod opening;
 mod plan;
@@ -11,6 +12,8 @@ mod rows;
 use entrenar_base::{Error, Result};
 use entrenar_nn::Parameters;
 
+pub use classifier::TextClassifier;
+pub(super) use classifier::run as run_classifier;
 pub use plan::{Plan, plan};
 pub use rows::{InspectedRows, inspect_rows};
 

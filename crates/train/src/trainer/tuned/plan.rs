@@ -13,7 +13,7 @@ use entrenar_nn::{Init, Parameters, Projections};
 use entrenar_tune::lora;
 
 use super::{opening, placed, rows};
-use crate::config::{Config, Loaded, Model, Optimizer, Precision};
+use crate::config::{Config, Loaded, Model, Optimizer, Precision, Task};
 use crate::data::{Loader, LoaderConfig};
 use crate::run::ProgressStyle;
 use crate::trainer::recipe;
@@ -81,6 +81,9 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     let Model::Pretrained(base) = &config.model else {
         return Ok(None);
     };
+    if config.task == Task::SequenceClassification {
+        return Ok(None);
+    }
     let here = |key: &'static str| move |error: Error| placed(loaded, key, error);
     let directory = opening::find(&base.base).map_err(here("model.base"))?;
     let mut text = open_text_model(&directory, None).map_err(here("model.base"))?;
