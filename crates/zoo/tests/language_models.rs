@@ -168,11 +168,11 @@ fn packed_sequences_do_not_see_one_another() {
     }
 }
 
+/// Tokens, targets and perhaps segments of a call.
+type Row = (Tensor, Tensor, Option<Vec<Vec<usize>>>);
+
 /// Losses of each token of `rows` and every parameter's gradient of their sum.
-fn losses_and_gradients(
-    model: &LanguageModel,
-    rows: &[(Tensor, Tensor, Option<Vec<Vec<usize>>>)],
-) -> (Vec<Vec<f64>>, Vec<Array>) {
+fn losses_and_gradients(model: &LanguageModel, rows: &[Row]) -> (Vec<Vec<f64>>, Vec<Array>) {
     model.zero_grad();
     let mut losses = Vec::new();
     for (tokens, targets, segments) in rows {
