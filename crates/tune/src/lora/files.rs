@@ -6,7 +6,7 @@ use std::path::Path;
 
 use entrenar_core::{Array, Error, Result, Tensor};
 use entrenar_io::{Weights, write_atomic, write_safetensors};
-use entrenar_nn::{Init, Projection, Projections};
+use entrenar_nn::{Init, NamedParameters, Projection, Projections};
 use serde_json::{Map, Value};
 
 use super::{AdapterReport, LoraConfig, LoraLinear, attach, each};
@@ -46,7 +46,11 @@ pub fn save_adapter(
     if state.is_empty() {
         return Err(Error::config("save_adapter: the model has no adapter"));
     }
-    state.extend(saved(model, config).map(|(path, p)| (format!("{PREFIX}{path}"), p.array())));
+    state.extend(
+        saved(model, config)
+            .into_iter()
+            .map(|(path, p)| (format!("{PREFIX}{path}"), p.array())),
+    );
     std::fs::create_dir_all(directory).map_err(|e| Error::io(directory, "create", e))?;
     let metadata = [("format".to_string(), "pt".to_string())].into();
     write_safetensors(
@@ -66,13 +70,11 @@ pub fn save_adapter(
 }
 
 /// The parameters that are trained in full.
-fn saved<'a>(
-    model: &(impl Projections + ?Sized),
-    config: &'a LoraConfig,
-) -> impl Iterator<Item = (String, entrenar_nn::Parameter)> + use<'a> {
+fn saved(model: &(impl Projections + ?Sized), config: &LoraConfig) -> NamedParameters {
+    let mut all = model.named_parameters();
     // An adapter inside a saved module has its own names already.
-    let all = model.named_parameters().into_iter();
-    all.filter(|(path, _)| config.saves(path) && !path.contains(".lora_"))
+    all.retain(|(path, _)| config.saves(path) && !path.contains(".lora_"));
+    all
 }
 
 /// Puts the adapter of a directory on a model. Every tensor must have its place and every place its
@@ -105,7 +107,7 @@ pub fn load_adapter(
         )),
         None => faults.push(format!("{name}: missing")),
     };
-    let in_full: Vec<_> = saved(model, &config).collect();
+    let in_full = saved(model, &config);
     for (path, parameter) in &in_full {
         take(format!("{PREFIX}{path}"), parameter);
     }
