@@ -25,15 +25,16 @@ def linear(name, kind, double, dtype, seed):
     layer = layer.to("cpu")
     assert layer.weight.dtype == torch.uint8
     x = torch.randn(5, 128, requires_grad=True)
-    y = layer(x)
-    # Rows are whole blocks, so the C++ kernel reads the right scales.
+    # The gradient would otherwise be taken with weights rounded to their old dtype, the output not.
     state = layer.weight.quant_state
     state.dtype = torch.float32
+    y = layer(x)
+    # Rows are whole blocks, so the C++ kernel reads the right scales.
     values = bnb.functional.dequantize_4bit(layer.weight.data, state)
-    state.dtype = dtype
     assert torch.allclose(y, x @ values.T + layer.bias, atol=1e-5), (y - x @ values.T - layer.bias).abs().max()
     g = torch.randn_like(y)
     (y * g).sum().backward()
+    state.dtype = dtype
     out = {f"layer.{k}": v for k, v in layer.state_dict().items()}
     out |= {"full": full.weight.detach(), "x": x.detach(), "y": y.detach(), "g": g, "dx": x.grad}
     save_file({k: v.contiguous() for k, v in out.items()}, OUT / f"{name}.safetensors")
