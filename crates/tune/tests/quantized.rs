@@ -350,7 +350,10 @@ fn what_is_damaged_or_impossible_is_named() {
             "`quant_type`",
         ),
         (attempt(&text("64", "65"), [40, 128]), "blocks of 32"),
-        (attempt(&text("256", "128"), [40, 128]), "`nested_blocksize`"),
+        (
+            attempt(&text("256", "128"), [40, 128]),
+            "`nested_blocksize`",
+        ),
         (attempt(&text("bfloat16", "int8"), [40, 128]), "`dtype`"),
         (attempt(&text("shape", "form"), [40, 128]), "`shape`"),
         (attempt(&|_| (), [40, 127]), "expected [40, 127]"),
