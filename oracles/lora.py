@@ -28,6 +28,7 @@ CASES = {
     "conv1d": ("gpt2", dict(r=2, lora_alpha=16, target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True)),
     "conv1d-dora": ("gpt2", dict(r=2, lora_alpha=3, use_dora=True, target_modules=["c_attn"], fan_in_fan_out=True)),
     "all": ("mistral", dict(r=2, lora_alpha=2, target_modules="all-linear")),
+    "saved": ("llama", dict(r=2, lora_alpha=2, target_modules=["v_proj"], modules_to_save=["lm_head", "layers.0.input_layernorm"])),
 }
 
 
@@ -39,6 +40,8 @@ def main():
         for n, p in model.named_parameters():
             if "lora_B" in n:
                 p.data = 0.2 * torch.randn_like(p)
+            if "modules_to_save" in n:
+                p.data = p.data + 0.1 * torch.randn_like(p)
             if "magnitude" in n:
                 p.data = p.data * (1 + 0.2 * torch.randn_like(p))
         golden = load_file(MODELS / base / "golden.safetensors")
@@ -55,7 +58,7 @@ def main():
         for n, p in model.named_parameters():
             if p.requires_grad:
                 # As in the file: without the adapter's name.
-                key = n.replace(".default", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+                key = n.replace(".default", "").replace(".modules_to_save", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
                 out[f"gradient.{key}"] = p.grad.clone()
         save_file({k: v.contiguous() for k, v in out.items()}, folder / "golden.safetensors")
         trainable, total = model.get_nb_trainable_parameters()

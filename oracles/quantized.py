@@ -17,17 +17,24 @@ OUT = pathlib.Path(__file__).parent.parent / "crates/tune/tests/data/quantized"
 
 def linear(name, kind, double, dtype, seed):
     torch.manual_seed(seed)
-    full = torch.nn.Linear(96, 40).to(dtype)
-    layer = bnb.nn.Linear4bit(96, 40, compute_dtype=torch.float32, compress_statistics=double, quant_type=kind)
+    full = torch.nn.Linear(128, 40).to(dtype)
+    layer = bnb.nn.Linear4bit(128, 40, compute_dtype=torch.float32, compress_statistics=double, quant_type=kind)
     layer.load_state_dict(full.state_dict())
     layer = layer.to(dtype)
     layer.bias.data = full.bias.data.float()
     layer = layer.to("cpu")
     assert layer.weight.dtype == torch.uint8
-    x = torch.randn(5, 96, requires_grad=True)
+    x = torch.randn(5, 128, requires_grad=True)
+    # The gradient would otherwise be taken with weights rounded to their old dtype, the output not.
+    state = layer.weight.quant_state
+    state.dtype = torch.float32
     y = layer(x)
+    # Rows are whole blocks, so the C++ kernel reads the right scales.
+    values = bnb.functional.dequantize_4bit(layer.weight.data, state)
+    assert torch.allclose(y, x @ values.T + layer.bias, atol=1e-5), (y - x @ values.T - layer.bias).abs().max()
     g = torch.randn_like(y)
     (y * g).sum().backward()
+    state.dtype = dtype
     out = {f"layer.{k}": v for k, v in layer.state_dict().items()}
     out |= {"full": full.weight.detach(), "x": x.detach(), "y": y.detach(), "g": g, "dx": x.grad}
     save_file({k: v.contiguous() for k, v in out.items()}, OUT / f"{name}.safetensors")
@@ -45,10 +52,9 @@ def pissa():
     out = {}
     for name, shape, init, seed in [("wide", (24, 40), "pissa", 1), ("tall", (40, 24), "pissa", 2), ("search", (36, 36), "pissa_niter_16", 3)]:
         torch.manual_seed(seed)
-        w = torch.randn(shape)
-        if name == "search":  # singular values fall, so that the search converges
-            u, _, v = torch.linalg.svd(w)
-            w = u @ torch.diag(0.7 ** torch.arange(36.0)) @ v
+        # Singular values fall, so that the search converges and the f32 decomposition is exact enough.
+        u, _, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+        w = u @ torch.diag(0.7 ** torch.arange(float(min(shape)))) @ v
         model = get_peft_model(Net(w), LoraConfig(r=4, lora_alpha=6, target_modules=["layer"], init_lora_weights=init))
         layer = model.base_model.model.layer
         product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight

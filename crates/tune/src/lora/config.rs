@@ -84,8 +84,10 @@ pub struct LoraConfig {
     pub use_rslora: bool,
     /// Learn the length of each row too.
     pub use_dora: bool,
-    /// How A begins.
+    /// How A and B begin.
     pub init: LoraInit,
+    /// Modules that are trained in full and stored with the adapter: a path or the end of one.
+    pub modules_to_save: Vec<String>,
     /// `base_model_name_or_path` of the file.
     pub base_model: Option<String>,
     /// Every key of the file, for those who write it again.
@@ -129,6 +131,7 @@ impl Default for LoraConfig {
             use_rslora: false,
             use_dora: false,
             init: LoraInit::Kaiming,
+            modules_to_save: Vec::new(),
             base_model: None,
             raw: Map::new(),
         }
@@ -146,6 +149,16 @@ fn means(key: &str, path: &str) -> Result<bool> {
     Ok(Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"))
         .map_err(|e| Error::config(format!("lora: {e}")))?
         .is_match(path))
+}
+
+/// Whether the parameter at `path` is inside a module whose path is `entry` or ends with it.
+pub(super) fn within(entry: &str, path: &str) -> bool {
+    let modules = path.match_indices('.').map(|(dot, _)| &path[..dot]);
+    modules.into_iter().any(|module| {
+        module
+            .strip_suffix(entry)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    })
 }
 
 impl Targets {
@@ -222,6 +235,11 @@ impl LoraConfig {
         Ok(settings)
     }
 
+    /// Whether the parameter at `path` belongs to one of `modules_to_save`.
+    pub fn saves(&self, path: &str) -> bool {
+        self.modules_to_save.iter().any(|entry| within(entry, path))
+    }
+
     /// Checks the numbers.
     ///
     /// # Errors
@@ -281,7 +299,6 @@ impl LoraConfig {
             }
         }
         for key in [
-            "modules_to_save",
             "layers_to_transform",
             "layer_replication",
             "trainable_token_indices",
@@ -305,6 +322,15 @@ impl LoraConfig {
                 Targets::Names(names.ok_or_else(|| wrong("target_modules", "names"))?)
             }
             _ => return Err(wrong("target_modules", "a list of names or an expression")),
+        };
+        let modules_to_save = match get("modules_to_save") {
+            None => Vec::new(),
+            Some(value) => {
+                let list = value.as_array().map(|l| l.iter().map(Value::as_str));
+                let names: Option<Vec<&str>> = list.and_then(Iterator::collect);
+                let names = names.ok_or_else(|| wrong("modules_to_save", "a list of names"))?;
+                names.into_iter().map(str::to_string).collect()
+            }
         };
         let pattern = |key: &str| -> Result<Vec<(String, f64)>> {
             let Some(v) = get(key) else {
@@ -346,6 +372,7 @@ impl LoraConfig {
             use_rslora: flag("use_rslora")?,
             use_dora: flag("use_dora")?,
             init,
+            modules_to_save,
             base_model: get("base_model_name_or_path")
                 .and_then(Value::as_str)
                 .map(str::to_string),
@@ -392,7 +419,10 @@ impl LoraConfig {
             "bias": "none",
             "use_rslora": self.use_rslora,
             "use_dora": self.use_dora,
-            "modules_to_save": null,
+            "modules_to_save": match self.modules_to_save.as_slice() {
+                [] => Value::Null,
+                names => json!(names),
+            },
             "rank_pattern": table(ranks),
             "alpha_pattern": table(alphas),
             "init_lora_weights": self.init.to_json(),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use entrenar_core::{Array, Error, Result, Tensor};
 use entrenar_io::{Weights, write_atomic, write_safetensors};
-use entrenar_nn::{Init, Projection, Projections};
+use entrenar_nn::{Init, NamedParameters, Projection, Projections};
 use serde_json::{Map, Value};
 
 use super::{AdapterReport, LoraConfig, LoraLinear, attach, each};
@@ -46,6 +46,11 @@ pub fn save_adapter(
     if state.is_empty() {
         return Err(Error::config("save_adapter: the model has no adapter"));
     }
+    state.extend(
+        saved(model, config)
+            .into_iter()
+            .map(|(path, p)| (format!("{PREFIX}{path}"), p.array())),
+    );
     std::fs::create_dir_all(directory).map_err(|e| Error::io(directory, "create", e))?;
     let metadata = [("format".to_string(), "pt".to_string())].into();
     write_safetensors(
@@ -62,6 +67,14 @@ pub fn save_adapter(
         directory.join("adapter_config.json"),
         (text + "\n").as_bytes(),
     )
+}
+
+/// The parameters that are trained in full.
+fn saved(model: &(impl Projections + ?Sized), config: &LoraConfig) -> NamedParameters {
+    let mut all = model.named_parameters();
+    // An adapter inside a saved module has its own names already.
+    all.retain(|(path, _)| config.saves(path) && !path.contains(".lora_"));
+    all
 }
 
 /// Puts the adapter of a directory on a model. Every tensor must have its place and every place its
@@ -82,27 +95,34 @@ pub fn load_adapter(
     let report = attach(model, &config, &mut Init::new(0))?;
     let mut faults = Vec::new();
     let mut values: Vec<(entrenar_nn::Parameter, Array)> = Vec::new();
+    let mut take = |name: String, parameter: &entrenar_nn::Parameter| match given.remove(&name) {
+        Some(a) if *a.shape() == parameter.shape() && a.dtype().is_float() => {
+            values.push((parameter.clone(), a));
+        }
+        Some(a) => faults.push(format!(
+            "{name}: expected {} of floats, got {} of {}",
+            parameter.shape(),
+            a.shape(),
+            a.dtype()
+        )),
+        None => faults.push(format!("{name}: missing")),
+    };
+    let in_full = saved(model, &config);
+    for (path, parameter) in &in_full {
+        take(format!("{PREFIX}{path}"), parameter);
+    }
     each(model, &mut |path, layer: &mut LoraLinear| {
         for (part, parameter) in layer.named() {
-            let name = format!("{PREFIX}{path}.{part}");
-            match given.remove(&name) {
-                Some(a) if *a.shape() == parameter.shape() && a.dtype().is_float() => {
-                    values.push((parameter.clone(), a));
-                }
-                Some(a) => faults.push(format!(
-                    "{name}: expected {} of floats, got {} of {}",
-                    parameter.shape(),
-                    a.shape(),
-                    a.dtype()
-                )),
-                None => faults.push(format!("{name}: missing")),
-            }
+            take(format!("{PREFIX}{path}.{part}"), parameter);
         }
         Ok(())
     })?;
     faults.extend(given.into_keys().map(|name| format!("{name}: unexpected")));
     if !faults.is_empty() {
         super::detach(model)?;
+        for (_, parameter) in in_full {
+            parameter.set_trainable(false);
+        }
         for (_, parameter) in trained {
             parameter.set_trainable(true);
         }

@@ -21,6 +21,7 @@ use entrenar_nn::{Init, Projection, Projections};
 
 use crate::quant::{self, QuantizedLinear};
 
+use config::within;
 pub use config::{LoraConfig, LoraInit, Targets};
 pub use files::{load_adapter, read_config, save_adapter};
 pub use layer::LoraLinear;
@@ -53,12 +54,12 @@ impl std::fmt::Display for AdapterReport {
     }
 }
 
-/// Freezes the model and puts adapters on the layers that `config` names. With fresh adapters the
-/// model computes what it did before.
+/// Freezes the model and puts adapters on the layers that `config` names; the modules that it saves
+/// stay trainable themselves. With fresh adapters the model computes what it did before.
 ///
 /// # Errors
 /// When no layer matches, an entry matches none, or a layer has an adapter already; the model is
-/// then as it was.
+/// then as it was. When PiSSA does not fit a layer, those before it are changed.
 pub fn attach(
     model: &mut (impl Projections + ?Sized),
     config: &LoraConfig,
@@ -80,7 +81,18 @@ pub fn attach(
         let settings = config.of(&path)?;
         chosen.insert(path, settings);
     }
+    let parameters = model.named_parameters();
+    for entry in &config.modules_to_save {
+        if !parameters.iter().any(|(path, _)| within(entry, path)) {
+            return Err(Error::config(format!(
+                "lora: modules_to_save: `{entry}` matches no module with parameters of its own (tied weights go by their first name)"
+            )));
+        }
+    }
     model.freeze();
+    for (_, parameter) in parameters.iter().filter(|(path, _)| config.saves(path)) {
+        parameter.set_trainable(true);
+    }
     model.visit_projections(&mut |path, projection| {
         let Some(settings) = chosen.get(path) else {
             return Ok(());
@@ -106,6 +118,12 @@ pub fn report(model: &mut (impl Projections + ?Sized)) -> AdapterReport {
         Ok(())
     });
     debug_assert!(walked.is_ok(), "the visitor reports no error");
+    // What else is trained is stored with the adapter.
+    let in_full = model.trainable_parameters().into_iter();
+    bytes += in_full
+        .filter(|(path, _)| !path.contains("lora_"))
+        .map(|(_, p)| p.numel() * p.dtype().size())
+        .sum::<usize>();
     let count =
         |all: entrenar_nn::NamedParameters| -> usize { all.iter().map(|(_, p)| p.numel()).sum() };
     // Quantized weights are no parameters, but the model has as many numbers as before.
@@ -145,7 +163,8 @@ pub fn merge(model: &mut (impl Projections + ?Sized)) -> Result<()> {
     exchange(model, LoraLinear::merged)
 }
 
-/// Takes every adapter off; the model is then what it was before.
+/// Takes every adapter off; the model is then what it was before, but for modules that were trained in
+/// full, and for what PiSSA took out of the weights.
 ///
 /// # Errors
 /// Never for adapters that [`attach`] made.

@@ -13,6 +13,7 @@ use entrenar_core::{Error, Result};
 use entrenar_cpu::product::Compute;
 use entrenar_cpu::quant4::BLOCKS;
 use entrenar_nn::{Projection, Projections};
+use serde_json::{Map, Value, json};
 
 pub use entrenar_cpu::quant4::Code;
 pub use files::{load_quantized, quantized_state};
@@ -66,6 +67,78 @@ impl QuantConfig {
                     "quantization: expected nf4, fp4 or symmetric4, got `{name}`"
                 ))
             })
+    }
+
+    /// `quantization_config` of a published directory's `config.json`.
+    ///
+    /// ```
+    /// use entrenar_tune::quant::{Code, QuantConfig};
+    /// let config = QuantConfig { kind: Code::Fp4, double: false, ..QuantConfig::default() };
+    /// assert_eq!(QuantConfig::from_json(&config.to_json())?, config);
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    pub fn to_json(&self) -> Map<String, Value> {
+        let pairs = [
+            ("quant_method", json!("bitsandbytes")),
+            ("load_in_4bit", json!(true)),
+            ("load_in_8bit", json!(false)),
+            ("bnb_4bit_quant_type", json!(self.kind.name())),
+            ("bnb_4bit_use_double_quant", json!(self.double)),
+            (
+                "bnb_4bit_compute_dtype",
+                json!(match self.compute {
+                    Compute::F32 => "float32",
+                    Compute::Bf16 => "bfloat16",
+                }),
+            ),
+            ("bnb_4bit_quant_storage", json!("uint8")),
+        ];
+        pairs
+            .map(|(key, value)| (key.to_string(), value))
+            .into_iter()
+            .collect()
+    }
+
+    /// Reads such an object, with bitsandbytes' defaults for what it leaves out.
+    ///
+    /// # Errors
+    /// When it describes something other than 4-bit blocks, or a value has the wrong type.
+    pub fn from_json(map: &Map<String, Value>) -> Result<QuantConfig> {
+        let get = |key: &str| map.get(key).filter(|v| !v.is_null());
+        let wrong = |key: &str, what: &str| {
+            let got = map.get(key).unwrap_or(&Value::Null);
+            Error::config(format!(
+                "quantization_config: `{key}`: expected {what}, got {got}"
+            ))
+        };
+        if get("quant_method").is_some_and(|v| v != "bitsandbytes") {
+            return Err(wrong("quant_method", "\"bitsandbytes\""));
+        }
+        if get("load_in_4bit") != Some(&Value::Bool(true)) {
+            return Err(wrong("load_in_4bit", "true"));
+        }
+        let word = |key: &str, default: &str| match get(key) {
+            None => Ok(default.to_string()),
+            Some(v) => v
+                .as_str()
+                .map(str::to_string)
+                .ok_or_else(|| wrong(key, "a name")),
+        };
+        let double = match get("bnb_4bit_use_double_quant") {
+            None => false,
+            Some(v) => v
+                .as_bool()
+                .ok_or_else(|| wrong("bnb_4bit_use_double_quant", "true or false"))?,
+        };
+        Ok(QuantConfig {
+            kind: QuantConfig::kind_of(&word("bnb_4bit_quant_type", "fp4")?)?,
+            block: 64,
+            double,
+            compute: match word("bnb_4bit_compute_dtype", "float32")?.as_str() {
+                "bfloat16" => Compute::Bf16,
+                _ => Compute::F32,
+            },
+        })
     }
 
     /// Checks the numbers.
