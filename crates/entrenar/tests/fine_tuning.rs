@@ -152,6 +152,41 @@ fn adapted_and_merged_models_are_one() {
 }
 
 #[test]
+fn every_kind_of_adapter_trains_resumes_and_merges() {
+    let (base, text) = (at("base"), at("text.txt"));
+    for (name, sets) in [
+        ("nf4", &["quantization={}", "optimizer.name=adamw8bit"][..]),
+        ("int4", &["quantization={type: int4}", "precision=bf16"]),
+        ("dora", &["adapter.dora=true", "adapter.rslora=true"]),
+        ("pissa", &["adapter.init=pissa"]),
+        ("noise", &["train.neftune_noise_alpha=5"]),
+        ("saved", &["adapter.modules_to_save=[ln_f]"]),
+    ] {
+        let mut sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
+        let run = tune(name, &sets);
+        let parts = format!("{name}-parts");
+        sets.extend(["--set", "train.max_steps=6"]);
+        tune(&parts, &sets);
+        sets.truncate(sets.len() - 2);
+        sets.push("--resume");
+        let parts = tune(&parts, &sets);
+        let file = "model/adapter_model.safetensors";
+        let bytes = |run: &Path| std::fs::read(run.join(file)).unwrap();
+        assert!(bytes(&run) == bytes(&parts), "{name}: the adapters differ");
+        let adapter = run.join("model").to_str().unwrap().to_owned();
+        let merged = at(&format!("{name}-merged"));
+        let mut merge = entrenar();
+        merge.args(["merge-adapter", "--model", &base]);
+        merge.args(["--adapter", &adapter, "--out", &merged]);
+        let output = merge.output().unwrap();
+        assert!(output.status.success(), "{name}: {}", stderr(&output));
+        let adapted = loss(&["--model", &base, "--adapter", &adapter, "--data", &text]);
+        let alone = loss(&["--model", &merged, "--data", &text]);
+        assert!((adapted - alone).abs() < 1e-5, "{name}: {adapted} {alone}");
+    }
+}
+
+#[test]
 fn a_whole_model_is_tuned_without_an_adapter() {
     let directory = at("full");
     let config = at("lora.yaml");

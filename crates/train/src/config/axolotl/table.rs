@@ -9,6 +9,7 @@ const RENAMED: &[(&str, &str)] = &[
     ("lora_r", "adapter.rank"),
     ("lora_alpha", "adapter.alpha"),
     ("lora_dropout", "adapter.dropout"),
+    ("lora_modules_to_save", "adapter.modules_to_save"),
     ("peft_use_dora", "adapter.dora"),
     ("peft_use_rslora", "adapter.rslora"),
     ("loraplus_lr_ratio", "adapter.lr_ratio"),

@@ -92,6 +92,17 @@ pub(super) static ADAPTER: Section = Section {
         )
         .also_known_as(&["loraplus_lr_ratio", "lora_plus_ratio"]),
         Field::with_default(
+            "modules_to_save",
+            Kind::List {
+                item: &Kind::Text,
+                fewest: 0,
+                most: 1_000,
+            },
+            "[]",
+            "Modules that are trained in full beside the adapters, such as [lm_head].",
+        )
+        .also_known_as(&["lora_modules_to_save", "additional_target"]),
+        Field::with_default(
             "rank_pattern",
             Kind::Table(&Kind::Integer(1, 65_536)),
             "{}",
@@ -163,6 +174,8 @@ pub struct Adapter {
     /// Learning rate of B over that of A.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr_ratio: Option<f64>,
+    /// Modules that are trained in full.
+    pub modules_to_save: Vec<String>,
     /// Ranks of single layers.
     pub rank_pattern: BTreeMap<String, usize>,
     /// Alphas of single layers.

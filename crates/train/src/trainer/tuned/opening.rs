@@ -98,6 +98,7 @@ pub(super) fn settings(adapter: &Adapter, config: &Config) -> LoraConfig {
             AdapterTargets::All(_) => Targets::AllLinear,
             AdapterTargets::Names(names) => Targets::Names(names.clone()),
         },
+        modules_to_save: adapter.modules_to_save.clone(),
         rank_pattern: adapter.rank_pattern.clone().into_iter().collect(),
         alpha_pattern: adapter.alpha_pattern.clone().into_iter().collect(),
         use_rslora: adapter.rslora,

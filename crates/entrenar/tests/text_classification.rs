@@ -1,0 +1,200 @@
+//! Classifiers of texts through the binary: training on a random encoder, evaluation, labels, vectors.
+
+mod support;
+
+use std::fmt::Write;
+use std::path::Path;
+
+use entrenar::nn::Init;
+use entrenar::zoo::{Bert, BertConfig, Builder};
+use serde_json::{Value, json};
+use support::{fails, succeeds};
+
+const WORDS: [&str; 12] = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "fine", "great", "bad", "poor", "awful", "the",
+    "film",
+];
+
+const CONFIG: &str = "
+task: sequence-classification
+seed: 1
+model: {base: base}
+data: {path: reviews.csv, fields: {text: review, label: opinion}, validation: 0.25, sequence_length: 12}
+train: {epochs: 8, batch_size: 8, early_stopping: {metric: accuracy, patience: 20}}
+optimizer: {learning_rate: 0.003}
+";
+
+/// A random encoder of a few words, with its tokenizer, and labelled texts.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("base");
+    let config = json!({
+        "model_type": "bert", "vocab_size": WORDS.len(), "hidden_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 16,
+        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pad_token_id": 0,
+        "architectures": ["BertModel"],
+    });
+    let config = BertConfig::from_json(config.as_object().unwrap()).unwrap();
+    let model = Bert::new(config, &mut Builder::random(Init::new(5))).unwrap();
+    model.save(&base).unwrap();
+    let vocabulary: Value = WORDS
+        .iter()
+        .enumerate()
+        .map(|(i, w)| (w.to_string(), json!(i)))
+        .collect();
+    let special = |id: usize| {
+        json!({"id": id, "content": WORDS[id], "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "added_tokens": (0..4).map(special).collect::<Vec<_>>(),
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+        "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
+    });
+    std::fs::write(base.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let names = json!({"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"});
+    std::fs::write(base.join("tokenizer_config.json"), names.to_string()).unwrap();
+    let mut rows = String::from("review,opinion\n");
+    for i in 0..80 {
+        let (word, opinion) = match i % 2 {
+            0 => (WORDS[4 + i / 2 % 3], "positive"),
+            _ => (WORDS[7 + i / 2 % 3], "negative"),
+        };
+        let text = match i % 3 {
+            0 => format!("the film {word}"),
+            1 => format!("{word} film"),
+            _ => format!("the {word} film the film"),
+        };
+        writeln!(rows, "{text},{opinion}").unwrap();
+    }
+    std::fs::write(folder.path().join("reviews.csv"), rows).unwrap();
+    std::fs::write(folder.path().join("run.yaml"), CONFIG).unwrap();
+    folder
+}
+
+fn path(folder: &Path, name: &str) -> String {
+    folder.join(name).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_classifier_is_trained_measured_and_used() {
+    let folder = folder();
+    let at = |name: &str| path(folder.path(), name);
+    let (config, run) = (at("run.yaml"), at("run"));
+    let report = succeeds(&["train", &config, "--quiet", "--json", "--run-dir", &run]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["validation"]["accuracy"], 1.0, "{report}");
+
+    let model = at("run/model");
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(at("run/model/config.json")).unwrap()).unwrap();
+    assert_eq!(
+        config["id2label"],
+        json!({"0": "negative", "1": "positive"})
+    );
+    std::fs::write(
+        at("new.csv"),
+        "text,label\nthe great film,positive\nawful film,negative\n",
+    )
+    .unwrap();
+    let measured = succeeds(&["eval", "--model", &model, "--data", &at("new.csv")]);
+    assert!(measured.contains("accuracy 1.000000"), "{measured}");
+
+    std::fs::write(at("new.txt"), "poor film\nfine the film\n").unwrap();
+    let out = at("labels.csv");
+    succeeds(&[
+        "predict",
+        "--model",
+        &model,
+        "--data",
+        &at("new.txt"),
+        "--out",
+        &out,
+        "--quiet",
+    ]);
+    let labels = std::fs::read_to_string(&out).unwrap();
+    let labels: Vec<&str> = labels.lines().collect();
+    assert_eq!(
+        labels[0],
+        "row,prediction,probability,probability of negative,probability of positive"
+    );
+    assert!(
+        labels[1].starts_with("1,negative,") && labels[2].starts_with("2,positive,"),
+        "{labels:?}"
+    );
+
+    // Without a classifier, the same command gives vectors of length 1.
+    let out = at("vectors.jsonl");
+    succeeds(&[
+        "predict",
+        "--model",
+        &at("base"),
+        "--data",
+        &at("new.txt"),
+        "--out",
+        &out,
+        "--quiet",
+    ]);
+    let vectors = std::fs::read_to_string(&out).unwrap();
+    assert_eq!(vectors.lines().count(), 2);
+    for line in vectors.lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let numbers: Vec<f64> = row["embedding"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|x| x.as_f64().unwrap())
+            .collect();
+        let length: f64 = numbers.iter().map(|x| x * x).sum();
+        assert!(numbers.len() == 16 && (length - 1.0).abs() < 1e-5, "{row}");
+    }
+}
+
+#[test]
+fn what_cannot_be_classified_is_told() {
+    let folder = folder();
+    let at = |name: &str| path(folder.path(), name);
+    let (config, run) = (at("run.yaml"), at("never"));
+    let told = |set: &str, status: i32| {
+        let args = ["train", &config, "--quiet", "--run-dir", &run, "--set", set];
+        let message = fails(&args, status);
+        assert!(!Path::new(&run).exists());
+        message
+    };
+    let message = told("data.fields={text: reviw, label: opinion}", 1);
+    assert!(
+        message.contains("reviw") && message.contains("review"),
+        "{message}"
+    );
+    let message = told("data.fields={words: review}", 2);
+    assert!(
+        message.contains("expected text or label, got `words`"),
+        "{message}"
+    );
+    let message = told("adapter={}", 2);
+    assert!(
+        message.contains("adapter: this key needs task"),
+        "{message}"
+    );
+    std::fs::write(at("bad.jsonl"), "{\"text\": 3}\n").unwrap();
+    let message = fails(
+        &[
+            "predict",
+            "--model",
+            &at("base"),
+            "--data",
+            &at("bad.jsonl"),
+            "--out",
+            &at("o.csv"),
+        ],
+        1,
+    );
+    assert!(
+        message.contains("line 1: expected an object with the text `text`"),
+        "{message}"
+    );
+    assert!(!Path::new(&at("o.csv")).exists());
+}
