@@ -42,9 +42,8 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
     }
     if args.dry_run {
         show(&loaded, output)?;
-        match plan(&loaded)? {
-            Some(plan) => plan.to_string().lines().for_each(|line| output.note(line)),
-            None => {}
+        if let Some(plan) = plan(&loaded)? {
+            plan.to_string().lines().for_each(|line| output.note(line));
         }
         Ok(())
     } else {

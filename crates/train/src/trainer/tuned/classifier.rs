@@ -306,10 +306,9 @@ impl TextClassifier {
 fn read_texts(path: &Path) -> Result<Vec<String>> {
     let content =
         std::fs::read_to_string(path).map_err(|error| Error::io(path, "cannot read", error))?;
-    let lines = content.lines().enumerate();
     let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
     if !ending.is_some_and(|ending| ending == "jsonl" || ending == "ndjson") {
-        return Ok(lines.map(|(_, line)| line.to_string()).collect());
+        return Ok(content.lines().map(str::to_string).collect());
     }
     let text = |(number, line): (usize, &str)| {
         let value: serde_json::Value = serde_json::from_str(line).map_err(|error| {
@@ -325,6 +324,7 @@ fn read_texts(path: &Path) -> Result<Vec<String>> {
             )
         })
     };
+    let lines = content.lines().enumerate();
     lines
         .filter(|(_, line)| !line.trim().is_empty())
         .map(text)
