@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 
-use support::{entrenar, example, fails, stderr, stdout, succeeds};
+use support::{entrenar, fails, stderr, stdout, succeeds};
 
 #[test]
 fn help_and_version_succeed() {
@@ -86,7 +86,7 @@ fn wrong_usage_is_status_2() {
         .contains("max-new-tokens")
     );
     assert!(
-        fails(&["init", "sft"], 2)
+        fails(&["init", "distill"], 2)
             .contains("not supported by this version; allowed: language-model")
     );
     assert!(fails(&["init", "poetry"], 2).contains("unknown task; allowed: language-model"));
@@ -310,4 +310,8 @@ fn a_full_disk_is_an_error() {
         "{}",
         stderr(&output)
     );
+}
+
+fn example(name: &str) -> String {
+    format!("{}/../../examples/{name}", env!("CARGO_MANIFEST_DIR"))
 }

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use left::metrics;
 use serde_json::Value;
-use support::{entrenar, example, fails, stderr, stdout, succeeds};
+use support::{entrenar, fails, stderr, stdout, succeeds};
 
 const BASE: &str = "
 task: language-model
@@ -286,4 +286,8 @@ fn what_cannot_be_tuned_is_told_with_its_place() {
         message.contains("other.jsonl") && message.contains("completion"),
         "{message}"
     );
+}
+
+fn example(name: &str) -> String {
+    format!("{}/../../examples/{name}", env!("CARGO_MANIFEST_DIR"))
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use images::write_images;
 use left::metrics;
 use serde_json::Value;
-use support::{entrenar, example, fails, stderr, stdout, succeeds};
+use support::{entrenar, fails, stderr, stdout, succeeds};
 
 /// A character-level GPT with dropout, accumulation, clipping, evaluations and checkpoints.
 const TEXT: &str = "
@@ -784,4 +784,8 @@ fn shipped_configs_with_shipped_data_run() {
         succeeds(&args);
         assert!(run.join("model/model.safetensors").is_file(), "{name}");
     }
+}
+
+fn example(name: &str) -> String {
+    format!("{}/../../examples/{name}", env!("CARGO_MANIFEST_DIR"))
 }

@@ -61,7 +61,7 @@ fn case(name: &str, precision: &'static str, base: Base) -> Case {
             };
             let report = lora::attach(&mut model, &settings, init)?;
             let frozen = quant::frozen_bytes(&mut model)?;
-            let mut optimizer = AdamW::new(&model.trainable_parameters(), 1e-4)?;
+            let mut optimizer = AdamW::new(model.trainable_parameters(), 1e-4)?;
             let tokens = super::classes(TOKENS + 1, 49152, 1)?.reshape([1, TOKENS + 1])?;
             let targets = tokens.narrow(1, 1, TOKENS)?;
             let tokens: Tensor = tokens.narrow(1, 0, TOKENS)?;

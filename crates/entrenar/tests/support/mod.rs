@@ -57,7 +57,3 @@ pub fn fails(args: &[&str], status: i32) -> String {
     );
     message
 }
-
-pub fn example(name: &str) -> String {
-    format!("{}/../../examples/{name}", env!("CARGO_MANIFEST_DIR"))
-}

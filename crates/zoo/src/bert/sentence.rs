@@ -163,7 +163,7 @@ fn mode(config: &Map<String, Value>) -> Result<PoolingMode, String> {
 /// Token rows of different lengths as one batch.
 ///
 /// ```
-/// let rows = entrenar_zoo::TokenRows::new(&[&[5, 6, 7], &[8]], 0)?;
+/// let rows = entrenar_zoo::TokenRows::new(&[vec![5, 6, 7], vec![8]], 0)?;
 /// assert_eq!(rows.tokens.array().to_vec::<i64>()?, [5, 6, 7, 8, 0, 0]);
 /// assert_eq!(rows.mask.array().to_vec::<bool>()?, [true, true, true, true, false, false]);
 /// # Ok::<(), entrenar_core::Error>(())
