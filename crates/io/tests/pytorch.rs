@@ -220,7 +220,7 @@ fn pickles_that_lie() {
     let storage = |class: &str, count: &[u8]| {
         let mut out = b"\x80\x02(X\x07\0\0\0storagectorch\n".to_vec();
         out.extend_from_slice(class.as_bytes());
-        out.extend_from_slice(b"\nX\x01\0\0\00X\x03\0\0\0cpu");
+        out.extend_from_slice(b"\nX\x01\0\0\x000X\x03\0\0\0cpu");
         out.extend_from_slice(count);
         out.extend_from_slice(b"tQ.");
         out

@@ -228,7 +228,7 @@ fn up_to_second(f: &Function<'_>, inputs: &[Tensor], order: u8) -> Result<[Vec<T
     let values = f(inputs)?;
     let gradients = if order > 0 { first(inputs)? } else { vec![] };
     let second = if order > 1 {
-        let (outputs, pullback) = vjp(&first, &refs(inputs))?;
+        let (outputs, pullback) = vjp(first, &refs(inputs))?;
         let ones: Vec<Tensor> = outputs.iter().map(Tensor::ones_like).collect();
         pullback.call(&refs(&ones))?
     } else {

@@ -28,7 +28,7 @@ const UNPACK_NS: f64 = 0.3;
 pub enum Scales {
     /// In f32: `[blocks]`.
     Plain(Array),
-    /// In 8 bits: map[code] · scale of [`NESTED_BLOCK`] scales + offset.
+    /// In 8 bits: `map[code]` · scale of [`NESTED_BLOCK`] scales + offset.
     Double {
         /// u8 `[blocks]`.
         codes: Array,

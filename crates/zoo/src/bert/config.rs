@@ -16,7 +16,7 @@ pub enum BertHead {
     None,
 }
 
-/// Sizes and settings of a [`Bert`], under their names in `config.json`.
+/// Sizes and settings of a [`Bert`](super::Bert), under their names in `config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BertConfig {
     /// Number of tokens.
