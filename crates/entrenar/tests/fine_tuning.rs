@@ -187,6 +187,90 @@ fn every_kind_of_adapter_trains_resumes_and_merges() {
 }
 
 #[test]
+fn a_model_learns_to_answer_by_a_template_of_the_config() {
+    let row = |i: usize| {
+        serde_json::json!({"messages": [
+            {"role": "user", "content": format!("{i}+1")},
+            {"role": "assistant", "content": (i + 1).to_string()},
+        ]})
+    };
+    let rows: String = (0..9).map(|i| format!("{}\n", row(i))).collect();
+    std::fs::write(folder().join("chat.jsonl"), rows).unwrap();
+    let template = "{% for m in messages %}{{ m.role[0] + m.content }}|{% endfor %}{% if add_generation_prompt %}a{% endif %}";
+    let (path, template) = (
+        format!("data.path={}", at("chat.jsonl")),
+        format!("data.chat_template='{template}'"),
+    );
+    let sets = [
+        "--set",
+        &path,
+        "--set",
+        &template,
+        "--set",
+        "generate={prompt: 2+1, max_new_tokens: 3}",
+    ];
+    let (config, directory) = (at("lora.yaml"), at("chat"));
+    let mut args = vec![
+        "train",
+        &config,
+        "--quiet",
+        "--json",
+        "--run-dir",
+        &directory,
+    ];
+    args.extend(sets);
+    let report: Value = serde_json::from_str(&succeeds(&args)).unwrap();
+    // An answer, not the prompt continued.
+    let sample = report["sample"].as_str().unwrap();
+    assert!(!sample.contains("2+1"), "{sample}");
+    let stored = std::fs::read_to_string(format!("{directory}/model/chat_template.jinja"));
+    assert!(stored.unwrap().starts_with("{% for m in messages %}"));
+
+    // Other rows cannot take the run's place.
+    let other = format!("data.path={}", at("rows.jsonl"));
+    let mut args = vec![
+        "train",
+        &config,
+        "--quiet",
+        "--resume",
+        "--run-dir",
+        &directory,
+    ];
+    args.extend([
+        "--set",
+        &other,
+        "--set",
+        &template,
+        "--set",
+        "train.max_steps=20",
+    ]);
+    let message = fails(&args, 2);
+    assert!(message.contains("the rows have changed"), "{message}");
+}
+
+#[test]
+fn what_is_trained_in_full_has_no_adapter_and_is_not_quantized() {
+    for (name, more) in [
+        ("full-part", &[][..]),
+        ("full-part-4bit", &["--set", "quantization={}"]),
+    ] {
+        let mut sets = vec!["--set", "adapter.modules_to_save=[c_fc]"];
+        sets.extend(more);
+        let run = tune(name, &sets);
+        let (base, text) = (at("base"), at("text.txt"));
+        let adapter = run.join("model").to_str().unwrap().to_owned();
+        let listed = succeeds(&["inspect", &adapter]);
+        assert!(
+            listed.contains("mlp.c_fc.weight") && !listed.contains("c_fc.lora_A"),
+            "{listed}"
+        );
+        // The layer did change, and comes back from the file.
+        let tuned = loss(&["--model", &base, "--adapter", &adapter, "--data", &text]);
+        assert!(tuned.is_finite() && tuned != loss(&["--model", &base, "--data", &text]));
+    }
+}
+
+#[test]
 fn a_whole_model_is_tuned_without_an_adapter() {
     let directory = at("full");
     let config = at("lora.yaml");
@@ -265,6 +349,11 @@ fn what_cannot_be_tuned_is_told_with_its_place() {
     let message = told(&["adapter.targets=[q_proj]"], 2);
     assert!(
         message.contains("`q_proj` matches no linear layer of this model; its layers end with c_attn, c_fc, c_proj"),
+        "{message}"
+    );
+    let message = told(&["adapter.rank_pattern={nothere: 2}"], 2);
+    assert!(
+        message.contains("rank_pattern: `nothere` matches no linear layer"),
         "{message}"
     );
     let message = told(&["data.sequence_length=49"], 2);

@@ -174,6 +174,11 @@ fn what_cannot_be_classified_is_told() {
         message.contains("expected text or label, got `words`"),
         "{message}"
     );
+    let message = told("data.sequence_length=17", 2);
+    assert!(
+        message.contains("at most the model's context of 16, got 17"),
+        "{message}"
+    );
     let message = told("adapter={}", 2);
     assert!(
         message.contains("adapter: this key needs task"),

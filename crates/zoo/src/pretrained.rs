@@ -175,6 +175,15 @@ impl Bert {
         Ok(model)
     }
 
+    /// The longest sequence of the encoder in a directory.
+    ///
+    /// # Errors
+    /// When `config.json` is missing or wrong.
+    pub fn context_of(directory: impl AsRef<Path>) -> Result<usize> {
+        let config = BertConfig::from_json(&read_config(directory.as_ref())?)?;
+        Ok(config.max_position_embeddings)
+    }
+
     /// The encoder in a directory with a head for the classes `labels`, to be trained, and the names
     /// of the parameters that begin afresh. A directory that already classifies into the same
     /// labels, in this order, keeps its head, and nothing begins afresh.

@@ -35,6 +35,8 @@ pub struct Tokenizer {
     config: Map<String, Value>,
     /// The contents of `tokenizer.json` where there is no such file.
     json: Option<Value>,
+    /// A chat template that is not that of the directory.
+    own_template: Option<String>,
 }
 
 /// The files that describe a tokenizer; those present are copied with a model.
@@ -115,6 +117,7 @@ impl Tokenizer {
             directory: directory.to_path_buf(),
             config,
             json: None,
+            own_template: None,
         })
     }
 
@@ -256,11 +259,24 @@ impl Tokenizer {
         &self.config
     }
 
+    /// The tokenizer with another chat template, a Jinja text, which is written beside its files.
+    #[must_use]
+    pub fn with_chat_template(mut self, template: impl Into<String>) -> Tokenizer {
+        let template = template.into();
+        self.own_template = Some(template.clone());
+        self.chat_template = Some(template);
+        self
+    }
+
     /// Copies the tokenizer's files to a model directory, or writes those of one that was made here.
     ///
     /// # Errors
     /// When a file cannot be copied or written.
     pub fn copy_to(&self, directory: &Path) -> Result<()> {
+        if let Some(template) = &self.own_template {
+            let path = directory.join("chat_template.jinja");
+            std::fs::write(&path, template).map_err(|e| Error::io(&path, "write", e))?;
+        }
         if let Some(json) = &self.json {
             let config = Value::Object(self.config.clone());
             for (name, value) in [("tokenizer.json", json), ("tokenizer_config.json", &config)] {
@@ -272,7 +288,8 @@ impl Tokenizer {
         }
         for name in FILES {
             let from = self.directory.join(name);
-            if from.is_file() {
+            let replaced = self.own_template.is_some() && name == "chat_template.jinja";
+            if from.is_file() && !replaced {
                 std::fs::copy(&from, directory.join(name))
                     .map_err(|e| Error::io(&from, "copy", e))?;
             }

@@ -107,6 +107,11 @@ pub(crate) fn text_model(model: &Path, adapter: Option<&Path>) -> Result<TextMod
     if let Some(adapter) = adapter {
         lora::load_adapter(&mut opened.model, adapter)?;
         lora::merge(&mut opened.model)?;
+        // A template that the adapter was trained with goes before the base's.
+        let template = adapter.join("chat_template.jinja");
+        if let Ok(text) = std::fs::read_to_string(template) {
+            opened.tokenizer = opened.tokenizer.with_chat_template(text);
+        }
     }
     Ok(opened)
 }

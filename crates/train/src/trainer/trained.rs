@@ -293,7 +293,14 @@ pub(super) fn replace_directory(
 ///
 /// What is wrong with the directory.
 pub fn open_text_model(path: &Path, dtype: Option<DType>) -> Result<TextModel> {
-    let directory = model_directory(path);
+    let mut directory = model_directory(path);
+    if let Some(id) = path.to_str()
+        && path.is_relative()
+        && !path.exists()
+        && id.split('/').count() == 2
+    {
+        directory = entrenar_io::hub::resolve(id, None)?;
+    }
     if TextModel::is_in(&directory) {
         return TextModel::open(&directory, dtype);
     }

@@ -235,6 +235,33 @@ impl LoraConfig {
         Ok(settings)
     }
 
+    /// Refuses keys of `rank_pattern` and `alpha_pattern` that mean none of the layers `names`.
+    ///
+    /// # Errors
+    /// The first such key, or one that is not a valid expression.
+    pub fn check_patterns(&self, names: &[String]) -> Result<()> {
+        let ranks = self
+            .rank_pattern
+            .iter()
+            .map(|(key, _)| ("rank_pattern", key));
+        let alphas = self
+            .alpha_pattern
+            .iter()
+            .map(|(key, _)| ("alpha_pattern", key));
+        for (table, key) in ranks.chain(alphas) {
+            let mut met = false;
+            for name in names {
+                met |= means(key, name)?;
+            }
+            if !met {
+                return Err(Error::config(format!(
+                    "lora: {table}: `{key}` matches no linear layer of this model"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the parameter at `path` belongs to one of `modules_to_save`.
     pub fn saves(&self, path: &str) -> bool {
         self.modules_to_save.iter().any(|entry| within(entry, path))

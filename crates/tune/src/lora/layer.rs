@@ -228,10 +228,12 @@ impl Module for LoraLinear {
     fn forward(&self, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
         let y = self.base.forward(x, cx)?;
         let dropped = cx.call("dropout", &self.dropout, x)?;
-        let low = dropped.linear(&self.lora_a.tensor(), None)?;
-        let delta = low
-            .linear(&self.lora_b.tensor(), None)?
-            .mul_scalar(self.scale)?;
+        // The thin products run in the number format of the activations; A and B themselves stay in
+        // theirs, and so do their gradients.
+        let a = self.lora_a.tensor().to_dtype(x.dtype())?;
+        let b = self.lora_b.tensor().to_dtype(x.dtype())?;
+        let delta = dropped.linear(&a, None)?.linear(&b, None)?;
+        let delta = delta.mul_scalar(self.scale)?;
         let Some(magnitude) = &self.magnitude else {
             return y.add(&delta.to_dtype(y.dtype())?);
         };

@@ -79,8 +79,12 @@ pub fn attach(
     let mut chosen = BTreeMap::new();
     for path in config.targets.choose(&names)? {
         let settings = config.of(&path)?;
-        chosen.insert(path, settings);
+        // What is trained in full needs no adapter; PEFT leaves it out too.
+        if !config.saves(&format!("{path}.weight")) {
+            chosen.insert(path, settings);
+        }
     }
+    config.check_patterns(&names)?;
     let parameters = model.named_parameters();
     for entry in &config.modules_to_save {
         if !parameters.iter().any(|(path, _)| within(entry, path)) {

@@ -45,6 +45,9 @@ fn each(entry: &Entry, w: &mut Writer, settings: bool) -> Option<Vec<Node>> {
         return None;
     };
     let before = w.faults.len();
+    if settings {
+        same_settings(entry, items, w);
+    }
     let mut paths = Vec::new();
     let mut kind: Option<String> = None;
     for (index, item) in items.iter().enumerate() {
@@ -78,6 +81,35 @@ fn each(entry: &Entry, w: &mut Writer, settings: bool) -> Option<Vec<Node>> {
         }
     }
     (w.faults.len() == before).then_some(paths)
+}
+
+/// Our `data` has one set of settings for all files: entries that differ in theirs are refused.
+fn same_settings(entry: &Entry, items: &[Node], w: &mut Writer) {
+    let of = |item: &Node| -> String {
+        let Value::Map(keys) = &item.value else {
+            return String::new();
+        };
+        let own = ["path", "data_files", "type", "split", "ds_type"];
+        let others = keys.iter().filter(|key| !own.contains(&key.key.as_str()));
+        let mut lines: Vec<String> = others
+            .map(|key| format!("{}: {}", key.key, shown(&key.value.value)))
+            .collect();
+        lines.sort();
+        lines.join(", ")
+    };
+    let Some((first, others)) = items.split_first() else {
+        return;
+    };
+    for (index, item) in others.iter().enumerate() {
+        let (here, there) = (of(item), of(first));
+        if here != there {
+            w.fault(
+                item.place,
+                &format!("{}[{}]", entry.key, index + 1),
+                format!("all datasets must have the same settings: `{here}` is not `{there}` of the first"),
+            );
+        }
+    }
 }
 
 /// One key of one entry.
@@ -115,7 +147,7 @@ fn one(
                 w.fault(key.value.place, &full, message);
             }
         },
-        "split" if matches!(word.as_str(), "train" | "test" | "validation") => {}
+        "split" if word == "train" => {}
         "ds_type" if matches!(word.as_str(), "json" | "parquet" | "text") => {}
         "field" if settings => w.map(key, "data.fields.text", value.clone()),
         "field_messages" if settings => w.map(key, "data.fields.messages", value.clone()),

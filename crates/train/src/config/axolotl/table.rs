@@ -18,7 +18,6 @@ const RENAMED: &[(&str, &str)] = &[
     ("train_on_inputs", "data.train_on_inputs"),
     ("shuffle_merged_datasets", "data.shuffle"),
     ("chat_template_jinja", "data.chat_template"),
-    ("excess_length_strategy", "data.overlong"),
     ("micro_batch_size", "train.batch_size"),
     (
         "gradient_accumulation_steps",
@@ -207,6 +206,14 @@ fn special<'a>(
             (false, true) => w.map(entry, "precision", text("bf16")),
             (false, false) => w.leave_out(entry, "full fine-tuning trains in f32"),
         },
+        "lora_target_modules" | "lora_target_linear" | "peft_init_lora_weights"
+            if get("adapter").is_none() =>
+        {
+            w.leave_out(entry, "no effect without `adapter`");
+        }
+        "lora_target_modules" if says("lora_target_linear").as_deref() == Some("true") => {
+            w.leave_out(entry, "`lora_target_linear` means every linear layer");
+        }
         "lora_target_modules" => {
             let targets = match value {
                 Value::Text(one) if one != "all-linear" => Value::List(vec![entry.value.clone()]),
@@ -232,6 +239,8 @@ fn special<'a>(
             Value::Float(x, _) if *x < 1.0 => w.map(entry, "data.validation", value.clone()),
             _ => refuse(w, format!("expected a share below 1, got {}", shown(value))),
         },
+        "excess_length_strategy" if word == "raise" => w.map(entry, "data.overlong", text("error")),
+        "excess_length_strategy" => w.map(entry, "data.overlong", value.clone()),
         "chat_template" if word == "tokenizer_default" => w.leave_out(entry, "the default"),
         "chat_template" if word == "jinja" => w.leave_out(entry, "what `chat_template_jinja` says"),
         "chat_template" => w.map(entry, "data.chat_template", value.clone()),

@@ -202,6 +202,13 @@ pub(super) static SECTION: Section = Section {
             "A template in place of the model's own: chatml, llama3, or Jinja.",
         )
         .when(CONVERSATIONS),
+        Field::optional(
+            "eos_token",
+            Kind::Text,
+            "</s>",
+            "The token that ends a completion or a document, where it is not the tokenizer's own.",
+        )
+        .when(CONVERSATIONS),
         Field::with_default("overlong", Kind::Choice(OVERLONG), "drop", "What is done with rows longer than sequence_length.")
             .when(CONVERSATIONS)
             .also_known_as(&["excess_length_strategy", "truncation"]),
@@ -332,6 +339,9 @@ pub struct Data {
     /// Names of columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fields: Option<BTreeMap<String, String>>,
+    /// The token that ends a completion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eos_token: Option<String>,
     /// A template in place of the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,

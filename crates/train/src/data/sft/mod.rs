@@ -15,7 +15,7 @@ mod packing;
 mod parquet_file;
 mod rows;
 mod samples;
-mod templates;
+pub(crate) mod templates;
 mod turns;
 
 use std::path::{Path, PathBuf};
@@ -118,7 +118,10 @@ fn read(file: &Path, encoder: &Encoder<'_>, samples: &mut SftSamples) -> Result<
     let mut waiting: Vec<(Place, Content)> = Vec::new();
     rows::read_rows(file, &mut |place, content| {
         if format.is_none() {
-            format = Some(encoder.format(&place, &content)?);
+            let found = encoder.format(&place, &content)?;
+            samples.report_mut().conversations |=
+                matches!(found, SftFormat::Messages | SftFormat::ShareGpt);
+            format = Some(found);
         }
         waiting.push((place, content));
         if waiting.len() == TOGETHER {

@@ -35,6 +35,8 @@ pub struct SftReport {
     pub empty: usize,
     /// Tokens of the longest row, before cutting.
     pub longest: usize,
+    /// Whether there are conversations among the rows.
+    pub conversations: bool,
 }
 
 impl SftReport {
@@ -50,6 +52,7 @@ impl SftReport {
             dropped: self.dropped + other.dropped,
             empty: self.empty + other.empty,
             longest: self.longest.max(other.longest),
+            conversations: self.conversations | other.conversations,
         }
     }
 }
@@ -149,6 +152,16 @@ impl SftSamples {
     /// What became of the rows.
     pub fn report(&self) -> &SftReport {
         &self.report
+    }
+
+    /// A number that other tokens, or other ones learned, hardly share (FNV-1a, 64 bits).
+    pub fn fingerprint(&self) -> u64 {
+        const PRIME: u64 = 0x0000_0100_0000_01b3;
+        let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(PRIME);
+        let words = self.tokens.iter().zip(&self.trained);
+        let words = words.map(|(token, trained)| (u64::from(*token) << 1) | u64::from(*trained));
+        let ends = self.ends.iter().map(|end| *end as u64);
+        words.chain(ends).fold(0xcbf2_9ce4_8422_2325, mix)
     }
 
     /// What they were made by.

@@ -44,16 +44,27 @@ pub(super) fn named(name: &str) -> Option<&'static str> {
     }
 }
 
+/// The Jinja text that a config's `chat_template` means: that of a name, or itself.
+///
+/// # Errors
+///
+/// A name that is not known.
+pub(crate) fn jinja(template: &str) -> Result<&str> {
+    if template.contains(['{', '\n']) {
+        return Ok(template);
+    }
+    named(template).ok_or_else(|| {
+        Error::config(format!(
+            "chat template: expected chatml, llama3 or a Jinja text, got {}",
+            shown(template)
+        ))
+    })
+}
+
 /// The template of the config, else of the tokenizer; `None` when neither has one.
 pub(super) fn compiled(config: &SftConfig, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
     let source = match &config.chat_template {
-        Some(text) if text.contains(['{', '\n']) => Some(text.as_str()),
-        Some(name) => Some(named(name).ok_or_else(|| {
-            Error::config(format!(
-                "chat template: expected chatml, llama3 or a Jinja text, got {}",
-                shown(name)
-            ))
-        })?),
+        Some(template) => Some(jinja(template)?),
         None => tokenizer.chat_template(),
     };
     let mut variables = special_tokens(tokenizer);

@@ -41,7 +41,8 @@ pub fn run(loaded: &Loaded, base: &Pretrained, options: RunOptions<'_>) -> Resul
     let directory = opening::find(&base.base)
         .map_err(|error| Error::config(placed(loaded, "model.base", error).to_string()))?;
     let tokenizer = Tokenizer::open(&directory).map_err(here("model.base"))?;
-    let data = open_rows(config, &tokenizer).map_err(here("data"))?;
+    let context = Bert::context_of(&directory).map_err(here("model.base"))?;
+    let data = open_rows(config, &tokenizer, context).map_err(here("data"))?;
     let init = Init::new(config.seed);
     let (model, fresh) = Bert::open_classifier(&directory, data.labels(), Some(DType::F32), init)
         .map_err(here("model.base"))?;
@@ -91,7 +92,8 @@ pub fn run(loaded: &Loaded, base: &Pretrained, options: RunOptions<'_>) -> Resul
     Ok(outcome)
 }
 
-fn open_rows(config: &Config, tokenizer: &Tokenizer) -> Result<TextLabelsData> {
+/// `context` is the model's.
+fn open_rows(config: &Config, tokenizer: &Tokenizer, context: usize) -> Result<TextLabelsData> {
     let data = &config.data;
     let mut spec = TextLabelsSpec::default();
     for (name, column) in data.fields.iter().flatten() {
@@ -105,8 +107,12 @@ fn open_rows(config: &Config, tokenizer: &Tokenizer) -> Result<TextLabelsData> {
             }
         }
     }
-    if let Some(longest) = data.sequence_length {
-        spec.max_length = longest;
+    spec.max_length = data.sequence_length.unwrap_or(spec.max_length.min(context));
+    if spec.max_length > context {
+        return Err(Error::config(format!(
+            "data.sequence_length: expected at most the model's context of {context}, got {}",
+            spec.max_length
+        )));
     }
     let holdout = |split: Option<&config::Split>| match split {
         None => Holdout::None,

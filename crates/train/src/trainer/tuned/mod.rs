@@ -44,9 +44,17 @@ pub(super) fn run(
         opening::open(config, &directory).map_err(|error| placed(loaded, "model.base", error))?;
     let rows = rows::open(config, &tuned.text).map_err(|error| placed(loaded, "data", error))?;
     notes.extend(rows.notes);
+    tuned.conversations = rows.conversations;
+    if config.generate.is_some() && tuned.conversations {
+        // A sample that cannot be made is told before the first step.
+        let template = tuned.text.chat_template();
+        template.map_err(|error| placed(loaded, "generate", error))?;
+    }
+    let fingerprint = format!("{{\"fingerprint\":\"{:016x}\"}}\n", rows.fingerprint);
     let run = RunDirectory::open(&options.place, options.resume)?;
     if options.resume {
         check_same_run(&run, config)?;
+        check_same_rows(&run, fingerprint.as_bytes())?;
     }
     write_config(&run, config)?;
 
@@ -58,12 +66,12 @@ pub(super) fn run(
     let sample = config
         .generate
         .as_ref()
-        .map(|generate| -> Box<Sample<'_>> { Box::new(|| tuned.sample(generate, config)) });
+        .map(|generate| -> Box<Sample<'_>> { Box::new(|| tuned.sample(generate, config.seed)) });
     let job = Job {
         model: &tuned,
         objective: Box::new(NextTokens),
         optimizer: recipe::tuning_optimizer(config, tuned.trainable_parameters())?,
-        files: Vec::new(),
+        files: vec![(ROWS_FILE.to_string(), fingerprint.into_bytes())],
         sample,
         notes,
     };
@@ -78,8 +86,26 @@ pub(super) fn run(
         tuned.save(&run.model())?;
         outcome.model = Some(run.model());
         if let Some(generate) = &config.generate {
-            outcome.sample = Some(tuned.sample(generate, config)?);
+            outcome.sample = Some(tuned.sample(generate, config.seed)?);
         }
     }
     Ok(outcome)
+}
+
+/// What tells the rows of a run, in each of its checkpoints.
+const ROWS_FILE: &str = "rows.json";
+
+/// Refuses to continue a run on other rows.
+fn check_same_rows(run: &RunDirectory, fingerprint: &[u8]) -> Result<()> {
+    let stored = entrenar_io::Store::at(run.checkpoints()).latest()?;
+    if let Some(checkpoint) = stored.checkpoint
+        && checkpoint.contains(ROWS_FILE)
+        && checkpoint.bytes(ROWS_FILE)? != fingerprint
+    {
+        return Err(Error::config(format!(
+            "{}: the rows have changed since the run was begun; it cannot be continued with them",
+            checkpoint.path().join(ROWS_FILE).display()
+        )));
+    }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use entrenar_tune::{LoraConfig, lora};
 use entrenar_zoo::{LmInput, Sampling, TextModel};
 use serde_json::json;
 
-use crate::config::{Config, Format, Generate, Task};
+use crate::config::Generate;
 use crate::data::Batch;
 use crate::trainer::objective::{Measure, Objective};
 use crate::trainer::trained::replace_directory;
@@ -28,6 +28,8 @@ pub(super) struct Tuned {
     pub checkpointing: bool,
     /// Noise on the embeddings while training.
     pub noise: Option<f64>,
+    /// Whether it learns from conversations: then the sample is an answer.
+    pub conversations: bool,
 }
 
 impl Parameters for Tuned {
@@ -37,7 +39,7 @@ impl Parameters for Tuned {
 }
 
 impl Tuned {
-    /// Writes the adapter as PEFT does, or the whole model with its tokenizer.
+    /// Writes the adapter as PEFT does, or the whole model, with the tokenizer.
     ///
     /// # Errors
     ///
@@ -45,7 +47,10 @@ impl Tuned {
     pub(super) fn save(&mut self, directory: &Path) -> Result<()> {
         let Self { text, adapter, .. } = self;
         replace_directory(directory, |new| match adapter {
-            Some(config) => lora::save_adapter(&mut text.model, config, new),
+            Some(config) => {
+                lora::save_adapter(&mut text.model, config, new)?;
+                text.tokenizer.copy_to(new)
+            }
             None => text.model.save_with(new, &text.tokenizer),
         })
     }
@@ -56,22 +61,21 @@ impl Tuned {
     /// # Errors
     ///
     /// What the tokenizer, the chat template and sampling report.
-    pub(super) fn sample(&self, wanted: &Generate, config: &Config) -> Result<String> {
+    pub(super) fn sample(&self, wanted: &Generate, seed: u64) -> Result<String> {
         let sampling = Sampling {
             max_new_tokens: wanted.max_new_tokens,
             temperature: wanted.temperature,
             top_k: wanted.top_k,
             top_p: wanted.top_p,
-            seed: config.seed,
+            seed,
             ..Sampling::default()
         };
-        let conversations = matches!(config.data.format, Format::Messages | Format::ShareGpt);
         let mut text = String::new();
         let mut add = |more: &str| {
             text.push_str(more);
             true
         };
-        if config.task == Task::Sft && conversations {
+        if self.conversations {
             let template = self.text.chat_template()?;
             let messages = json!([{"role": "user", "content": wanted.prompt}]);
             let tokens = self.text.encode_chat(&template, &messages)?;

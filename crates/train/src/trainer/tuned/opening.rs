@@ -14,6 +14,7 @@ use super::model::Tuned;
 use crate::config::{
     Adapter, AdapterInit, AdapterTargets, Config, Precision, Quantization, QuantizationType,
 };
+use crate::data::sft::templates::jinja;
 use crate::trainer::from_config::model_directory;
 use crate::trainer::trained::open_text_model;
 
@@ -55,16 +56,24 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
     let mut text = match &config.quantization {
         None => open_text_model(directory, Some(dtype))?,
         Some(quantization) => {
-            // Straight from the mapped file: no weight is ever held whole.
+            // Straight from the mapped file: no weight of a published model is ever held whole.
+            let saved = config
+                .adapter
+                .as_ref()
+                .map_or(&[][..], |a| &a.modules_to_save);
             let mut text = match TextModel::is_in(directory) {
                 true => TextModel::open_to_quantize(directory, dtype)?,
                 false => open_text_model(directory, Some(dtype))?,
             };
-            let report = quant::quantize(&mut text.model, &code(quantization), &[])?;
+            let report = quant::quantize(&mut text.model, &code(quantization), saved)?;
             notes.push(report.to_string());
             text
         }
     };
+    if let Some(template) = &config.data.chat_template {
+        let template = jinja(template)?.to_owned();
+        text.tokenizer = text.tokenizer.with_chat_template(template);
+    }
     let adapter = config.adapter.as_ref().map(|a| settings(a, config));
     if let Some(adapter) = &adapter {
         let report = lora::attach(&mut text.model, adapter, &mut Init::new(config.seed))?;
@@ -80,6 +89,7 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
         adapter,
         checkpointing: config.train.gradient_checkpointing.unwrap_or(false),
         noise: config.train.neftune_noise_alpha,
+        conversations: false,
     };
     Ok((tuned, notes))
 }

@@ -22,6 +22,10 @@ pub(super) struct Rows {
     pub parts: Parts,
     /// What to tell about them.
     pub notes: Vec<String>,
+    /// Whether there are conversations among them.
+    pub conversations: bool,
+    /// What tells them from other rows.
+    pub fingerprint: u64,
 }
 
 /// Reads the rows of a config.
@@ -42,6 +46,8 @@ pub(super) fn open(config: &Config, text: &TextModel) -> Result<Rows> {
         validation: holdout(data.validation.as_ref()),
         test: holdout(data.test.as_ref()),
     };
+    let conversations = samples.report().conversations;
+    let fingerprint = samples.fingerprint();
     let mut parts = samples.parts(&splits, config.seed)?;
     for (split, name, part) in [
         (&data.validation, "validation", &mut parts.validation),
@@ -53,7 +59,12 @@ pub(super) fn open(config: &Config, text: &TextModel) -> Result<Rows> {
             *part = Some(Arc::new(own.dataset(config.seed)?));
         }
     }
-    Ok(Rows { parts, notes })
+    Ok(Rows {
+        parts,
+        notes,
+        conversations,
+        fingerprint,
+    })
 }
 
 fn read(paths: &[String], settings: &SftConfig, tokenizer: &Tokenizer) -> Result<SftSamples> {
@@ -103,6 +114,7 @@ fn settings(config: &Config, context: usize) -> Result<SftConfig> {
             Some(config::Overlong::Drop) | None => Overlong::Drop,
         },
         fields: fields(config)?,
+        eos_token: data.eos_token.clone(),
         ..defaults
     })
 }
