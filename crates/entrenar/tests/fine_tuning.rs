@@ -134,6 +134,8 @@ fn adapted_and_merged_models_are_one() {
     let alone = loss(&["--model", &merged, "--data", &text]);
     assert!((adapted - alone).abs() < 1e-6, "{adapted} {alone}");
     assert!(adapted != loss(&["--model", &base, "--data", &text]));
+    let message = fails(&["eval", "--model", &adapter, "--data", &text], 1);
+    assert!(message.contains("this is an adapter"), "{message}");
     let prompt = [
         "--prompt",
         "3 plus 4 is ",
@@ -361,8 +363,13 @@ fn what_cannot_be_tuned_is_told_with_its_place() {
         message.contains("at most the model's context of 48, got 49"),
         "{message}"
     );
-    let message = told(&["data.path=text.txt", "data.format=messages"], 1);
-    assert!(message.contains("text.txt"), "{message}");
+    let path = format!("data.path={}", at("text.txt"));
+    let message = told(&[&path, "data.format=messages"], 1);
+    assert!(
+        message.contains("text.txt: expected rows of format messages")
+            && message.contains("got a text file"),
+        "{message}"
+    );
     let message = told(&["data.fields={prompts: a}"], 2);
     assert!(
         message.contains("expected one of text, prompt, completion"),

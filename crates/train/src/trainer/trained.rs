@@ -49,7 +49,9 @@ impl TrainedModel {
         let directory = model_directory(path);
         let file = directory.join(CONFIG_FILE);
         let text = fs::read_to_string(&file).map_err(|error| {
-            let hint = if path.join("checkpoints").is_dir() {
+            let hint = if directory.join("adapter_config.json").is_file() || path.join("model/adapter_config.json").is_file() {
+                ": this is an adapter, which goes with --adapter beside the --model that it was trained on"
+            } else if path.join("checkpoints").is_dir() {
                 "; the run has not finished, but each of its checkpoints is a model directory"
             } else {
                 ""

@@ -51,7 +51,11 @@ impl<'a> Encoder<'a> {
     /// The format of the rows that follow in a file, from its first row.
     pub fn format(&self, place: &Place, content: &Content) -> Result<SftFormat> {
         match (self.config.format, content) {
-            (_, Content::Document(_)) => Ok(SftFormat::Text),
+            (SftFormat::Auto | SftFormat::Text, Content::Document(_)) => Ok(SftFormat::Text),
+            (format, Content::Document(_)) => Err(place.fault(format!(
+                "expected rows of format {} (.jsonl, .json or .parquet), got a text file",
+                format.name()
+            ))),
             (SftFormat::Auto, Content::Row(row)) => detect(row, &self.config.fields, place),
             (format, _) => Ok(format),
         }
