@@ -140,7 +140,10 @@ mod tests {
             (r#"{"dtype":"f8","shape":[1],"data":[1.0]}"#, "one of bool"),
             (r#"{"dtype":"u8","shape":[1],"data":[256]}"#, "fit u8"),
             (r#"{"dtype":"bool","shape":[1],"data":[2]}"#, "fit bool"),
-            (r#"{"dtype":"i32","shape":[1],"data":[2147483648]}"#, "fit i32"),
+            (
+                r#"{"dtype":"i32","shape":[1],"data":[2147483648]}"#,
+                "fit i32",
+            ),
             (r#"{"dtype":"i64","shape":[1],"data":[1.5]}"#, "fit i64"),
             (r#"{"dtype":"f32","shape":[1],"data":["one"]}"#, "\"nan\""),
             (

@@ -179,6 +179,25 @@ fn what_cannot_be_classified_is_told() {
         message.contains("at most the model's context of 16, got 17"),
         "{message}"
     );
+    let elsewhere = format!("data.path={}", at("nothing.csv"));
+    let output = support::entrenar()
+        .args([
+            "train",
+            &config,
+            "--dry-run",
+            "--quiet",
+            "--set",
+            &elsewhere,
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{}",
+        support::stderr(&output)
+    );
+    assert!(support::stderr(&output).contains("nothing.csv"));
     let message = told("adapter={}", 2);
     assert!(
         message.contains("adapter: this key needs task"),

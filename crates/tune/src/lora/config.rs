@@ -147,7 +147,7 @@ fn whole(pattern: &str) -> Result<Regex> {
 /// after a dot, or an expression for either.
 fn means(key: &str, path: &str) -> Result<bool> {
     Ok(Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"))
-        .map_err(|e| Error::config(format!("lora: {e}")))?
+        .map_err(|e| Error::config(format!("lora: `{key}`: {e}")))?
         .is_match(path))
 }
 
@@ -331,6 +331,8 @@ impl LoraConfig {
             "trainable_token_indices",
             "target_parameters",
             "exclude_modules",
+            "alora_invocation_tokens",
+            "arrow_config",
         ] {
             let empty = |v: &Value| v.as_array().is_some_and(Vec::is_empty);
             if get(key).is_some_and(|v| !empty(v)) {

@@ -92,6 +92,21 @@ pub fn run(loaded: &Loaded, base: &Pretrained, options: RunOptions<'_>) -> Resul
     Ok(outcome)
 }
 
+/// Looks at what training would look at before its first step.
+///
+/// # Errors
+///
+/// What is wrong with model and data.
+pub(super) fn check(loaded: &Loaded, base: &Pretrained) -> Result<()> {
+    let here = |key: &'static str| move |error: Error| placed(loaded, key, error);
+    let directory = opening::find(&base.base).map_err(here("model.base"))?;
+    let tokenizer = Tokenizer::open(&directory).map_err(here("model.base"))?;
+    let context = Bert::context_of(&directory).map_err(here("model.base"))?;
+    open_rows(&loaded.config, &tokenizer, context)
+        .map(drop)
+        .map_err(here("data"))
+}
+
 /// `context` is the model's.
 fn open_rows(config: &Config, tokenizer: &Tokenizer, context: usize) -> Result<TextLabelsData> {
     let data = &config.data;
