@@ -304,6 +304,28 @@ fn a_whole_model_is_tuned_without_an_adapter() {
 }
 
 #[test]
+fn a_model_goes_on_learning_from_plain_text() {
+    let directory = at("further-text");
+    std::fs::write(
+        folder().join("text.yaml"),
+        "task: language-model\nmodel: {base: base}\ndata: {path: text.txt, sequence_length: 32}\n\
+         train: {max_steps: 60, batch_size: 4}\noptimizer: {learning_rate: 0.001}\n",
+    )
+    .unwrap();
+    succeeds(&[
+        "train",
+        &at("text.yaml"),
+        "--quiet",
+        "--run-dir",
+        &directory,
+    ]);
+    let (before, text) = (at("base"), at("text.txt"));
+    let before = loss(&["--model", &before, "--data", &text]);
+    let after = loss(&["--model", &directory, "--data", &text]);
+    assert!(after < before, "{after} {before}");
+}
+
+#[test]
 fn rows_and_plan_are_shown_before_training() {
     let config = at("lora.yaml");
     let text = succeeds(&["inspect-data", &config, "--samples", "1"]);

@@ -2,8 +2,7 @@
 
 use super::train::fields;
 use super::{Failure, Output, json, print, text_model};
-use entrenar::train::trainer::{TextClassifier, TrainedModel};
-use entrenar::zoo::TextModel;
+use entrenar::train::trainer::{TextClassifier, TrainedModel, is_text_model};
 use std::path::PathBuf;
 
 /// Measure a trained model on data
@@ -23,7 +22,7 @@ pub(crate) struct Args {
 /// Prints one line per metric, or one JSON object.
 pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
     let encoder = TextClassifier::is_in(&args.model);
-    if (TextModel::is_in(&args.model) && !encoder) || args.adapter.is_some() {
+    if (is_text_model(&args.model) && !encoder) || args.adapter.is_some() {
         return text(args, output);
     }
     let data = super::text(&args.data)?;

@@ -1,8 +1,8 @@
 //! `entrenar generate`: a prompt and text that continues it. Standard output holds only the text.
 
 use super::{Failure, Output, json, print, print_bytes, text_model};
-use entrenar::train::trainer::TrainedModel;
-use entrenar::zoo::{Sampling, TextModel};
+use entrenar::train::trainer::{TrainedModel, is_text_model};
+use entrenar::zoo::Sampling;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
         }
         trouble.is_none()
     };
-    if TextModel::is_in(&args.model) || args.adapter.is_some() {
+    if is_text_model(&args.model) || args.adapter.is_some() {
         let model = text_model(&args.model, args.adapter.as_deref())?;
         model.generate(&args.prompt, &args.sampling.sampling(), |text| {
             hand_over(text.as_bytes())

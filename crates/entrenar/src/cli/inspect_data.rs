@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let rows = inspect_rows(&loaded, args.samples, colour && !output.json)?;
     if output.json {
-        return print(&json(&serde_json::json!({"text": rows.text}))?);
+        return print(&json(&serde_json::json!({"text": rows}))?);
     }
-    print(&rows.text)
+    print(&rows)
 }

@@ -34,6 +34,7 @@ pub use dataset::{Batch, Dataset, Holdout, IGNORED, Parts, Split, Splits};
 pub use files::find_files;
 pub use image::{ImageData, ImagePreprocessing, Images};
 pub use loader::{Epoch, Loader, LoaderConfig};
+pub(crate) use open::splits;
 pub use open::{OpenedData, open_data};
 pub use order::{LoaderState, Order};
 pub use preprocessing::{PREPROCESS_FILE, Preprocessing, TextPreprocessing};

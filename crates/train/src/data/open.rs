@@ -42,10 +42,7 @@ pub fn open_data(config: &Config) -> Result<OpenedData> {
     let data = &config.data;
     // The config made its paths absolute: what they are joined to does not matter.
     let here = Path::new("");
-    let splits = Splits {
-        validation: holdout(data.validation.as_ref()),
-        test: holdout(data.test.as_ref()),
-    };
+    let splits = splits(data);
     let order = if data.shuffle {
         Order::Shuffled
     } else {
@@ -131,11 +128,16 @@ pub fn open_data(config: &Config) -> Result<OpenedData> {
     }
 }
 
-fn holdout(split: Option<&config::Split>) -> Holdout {
-    match split {
+/// What a config holds out.
+pub(crate) fn splits(data: &config::Data) -> Splits {
+    let holdout = |split: &Option<config::Split>| match split {
         None => Holdout::None,
         Some(config::Split::Fraction(fraction)) => Holdout::Fraction(*fraction),
         Some(config::Split::Paths(paths)) => Holdout::Paths(paths.clone()),
+    };
+    Splits {
+        validation: holdout(&data.validation),
+        test: holdout(&data.test),
     }
 }
 

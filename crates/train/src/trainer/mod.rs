@@ -38,5 +38,5 @@ pub use model::NextToken;
 pub use objective::{BinaryCrossEntropy, CrossEntropy, MeanSquaredError, Measure, Objective};
 pub use predict::{Prediction, PredictionFormat};
 pub use settings::{NanPolicy, Settings, Unit};
-pub use trained::{TrainedModel, open_text_model};
-pub use tuned::{InspectedRows, Plan, TextClassifier, inspect_rows, plan};
+pub use trained::{TrainedModel, is_text_model, open_text_model};
+pub use tuned::{Plan, TextClassifier, inspect_rows, plan};

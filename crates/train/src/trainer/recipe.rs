@@ -8,6 +8,9 @@ use entrenar_nn::optim::{Adam, AdamW, AdamW8bit, Optimizer, ParamGroup, Sgd};
 use entrenar_nn::schedule::{ConstantLR, CosineAnnealingLR, LinearLR, Schedule, StepLR, WarmUp};
 use entrenar_nn::{NamedParameters, Parameters};
 
+use entrenar_tune::lora::learns_faster;
+use entrenar_zoo::Sampling;
+
 use super::callback::EarlyStopping;
 use super::settings::{NanPolicy, Settings, Unit};
 use crate::config::{self, Config, DecayParameters, Metric, Task};
@@ -34,7 +37,7 @@ pub(super) fn tuning_optimizer(
     };
     let (fast, slow): (NamedParameters, NamedParameters) = parameters
         .into_iter()
-        .partition(|(name, p)| name.contains("lora_B") || p.shape().rank() == 1);
+        .partition(|(name, p)| learns_faster(name, p));
     let fast = groups(&config.optimizer, fast);
     let fast = fast
         .into_iter()
@@ -95,6 +98,18 @@ fn build(config: &config::Optimizer, groups: Vec<ParamGroup>) -> Result<Box<dyn 
                 .build(groups)?,
         ),
     })
+}
+
+/// How the sample of a config is drawn.
+pub(super) fn sampling(wanted: &config::Generate, seed: u64) -> Sampling {
+    Sampling {
+        max_new_tokens: wanted.max_new_tokens,
+        temperature: wanted.temperature,
+        top_k: wanted.top_k,
+        top_p: wanted.top_p,
+        seed,
+        ..Sampling::default()
+    }
 }
 
 /// What decays and what does not: two groups, or one where all or nothing decays.

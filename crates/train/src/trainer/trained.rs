@@ -19,6 +19,7 @@ use super::evaluate::{Evaluation, evaluate};
 use super::from_config::model_directory;
 use super::model::{NextToken, check_fits, check_size};
 use super::objective::{CrossEntropy, MeanSquaredError, Objective};
+use super::recipe;
 use super::state::{MODEL_FILE, metadata};
 use crate::config::{Generate, Task};
 use crate::data::{Dataset, Loader, LoaderConfig, PREPROCESS_FILE, Preprocessing, TargetEncoding};
@@ -239,14 +240,7 @@ impl TrainedModel {
 
     /// The sample that a config wants: its prompt and what the model makes of it.
     pub(super) fn sample(&self, wanted: &Generate, seed: u64) -> Result<String> {
-        let sampling = Sampling {
-            max_new_tokens: wanted.max_new_tokens,
-            temperature: wanted.temperature,
-            top_k: wanted.top_k,
-            top_p: wanted.top_p,
-            seed,
-            ..Sampling::default()
-        };
+        let sampling = recipe::sampling(wanted, seed);
         let mut bytes = wanted.prompt.clone().into_bytes();
         self.generate(&wanted.prompt, &sampling, |more| {
             bytes.extend_from_slice(more);
@@ -288,6 +282,11 @@ pub(super) fn replace_directory(
     fs::rename(&temporary, directory).map_err(failed("put in place"))
 }
 
+/// Whether a path holds a language model in the published form, itself or as the final model of a run.
+pub fn is_text_model(path: &Path) -> bool {
+    TextModel::is_in(&model_directory(path))
+}
+
 /// A language model to fine-tune, to adapt or to merge: a directory as published on a hub, or what a
 /// run left. Floats are cast to `dtype` where one is named.
 ///
@@ -303,7 +302,7 @@ pub fn open_text_model(path: &Path, dtype: Option<DType>) -> Result<TextModel> {
     {
         directory = entrenar_io::hub::resolve(id, None)?;
     }
-    if TextModel::is_in(&directory) {
+    if is_text_model(&directory) {
         return TextModel::open(&directory, dtype);
     }
     TrainedModel::open(&directory)?

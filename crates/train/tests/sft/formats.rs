@@ -295,7 +295,7 @@ fn files_of_their_own_are_held_out() {
         validation: Holdout::Paths(vec!["held.jsonl".to_string()]),
         test: Holdout::Fraction(0.2),
     };
-    let (parts, reports) = SftData::open_parts(
+    let (parts, samples) = SftData::open_parts(
         place.directory.path(),
         &["train.*"],
         &splits,
@@ -307,5 +307,5 @@ fn files_of_their_own_are_held_out() {
     assert_eq!(parts.training.len(), 8);
     assert_eq!(parts.validation.unwrap().len(), 3);
     assert_eq!(parts.test.unwrap().len(), 2);
-    assert_eq!(reports[0].and(&reports[1]).rows, 13);
+    assert_eq!(samples[0].report().and(samples[1].report()).rows, 13);
 }

@@ -25,7 +25,7 @@ use config::within;
 pub use config::{LoraConfig, LoraInit, Targets};
 pub use files::{load_adapter, read_config, save_adapter};
 pub use layer::LoraLinear;
-pub use plus::lora_plus_groups;
+pub use plus::{learns_faster, lora_plus_groups};
 
 /// What [`attach`] made of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]

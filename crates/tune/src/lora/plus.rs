@@ -1,7 +1,7 @@
 //! LoRA+: B learns faster than A (Hayou, Ghosh, Yu, "LoRA+", 2024).
 
-use entrenar_nn::Parameters;
 use entrenar_nn::optim::ParamGroup;
+use entrenar_nn::{Parameter, Parameters};
 
 /// The trainable parameters in two groups: every B and every vector (DoRA's magnitudes, biases) with
 /// `ratio` times the optimizer's learning rate, the others with the learning rate itself. PEFT groups
@@ -23,8 +23,7 @@ use entrenar_nn::optim::ParamGroup;
 /// ```
 pub fn lora_plus_groups(model: &(impl Parameters + ?Sized), ratio: f64) -> Vec<ParamGroup> {
     let all = model.trainable_parameters().into_iter();
-    let (fast, slow): (Vec<_>, Vec<_>) =
-        all.partition(|(name, p)| name.contains("lora_B") || p.shape().rank() == 1);
+    let (fast, slow): (Vec<_>, Vec<_>) = all.partition(|(name, p)| learns_faster(name, p));
     [
         ParamGroup::new(slow),
         ParamGroup::new(fast).learning_rate_scale(ratio),
@@ -32,4 +31,9 @@ pub fn lora_plus_groups(model: &(impl Parameters + ?Sized), ratio: f64) -> Vec<P
     .into_iter()
     .filter(|group| !group.parameters.is_empty())
     .collect()
+}
+
+/// Whether LoRA+ gives this parameter the greater learning rate.
+pub fn learns_faster(name: &str, parameter: &Parameter) -> bool {
+    name.contains("lora_B") || parameter.shape().rank() == 1
 }

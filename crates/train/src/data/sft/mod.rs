@@ -24,7 +24,7 @@ use std::sync::Arc;
 use entrenar_base::{Error, Result};
 use entrenar_zoo::Tokenizer;
 
-use super::dataset::{Dataset, Parts, Splits};
+use super::dataset::{Parts, Splits};
 use super::files::find_files;
 use super::report::counted;
 pub use config::{Fields, NoTarget, Overlong, SftConfig, SftFormat, TrainOnEos};
@@ -79,7 +79,7 @@ impl SftData {
 
     /// The datasets of a run: the files of `patterns` relative to `directory`, divided by
     /// `splits` and `seed`, and files of their own for validation and test where `splits` says so.
-    /// The reports are those of training (before division), validation and test files.
+    /// Beside them the samples of each: of the training files (before division), and of the others.
     ///
     /// # Errors
     ///
@@ -91,22 +91,29 @@ impl SftData {
         seed: u64,
         config: &SftConfig,
         tokenizer: &Tokenizer,
-    ) -> Result<(Parts, Vec<SftReport>)> {
-        let samples = Self::open(&find_files(directory, patterns)?, config, tokenizer)?;
-        let mut reports = vec![samples.report().clone()];
-        let mut parts = Arc::new(samples).parts(splits, seed)?;
+    ) -> Result<(Parts, Vec<Arc<SftSamples>>)> {
+        let samples = Arc::new(Self::open(
+            &find_files(directory, patterns)?,
+            config,
+            tokenizer,
+        )?);
+        let mut parts = samples.parts(splits, seed)?;
+        let mut all = vec![samples];
         for (holdout, part) in [
             (&splits.validation, &mut parts.validation),
             (&splits.test, &mut parts.test),
         ] {
             if let Some(paths) = holdout.paths() {
-                let own = Self::open(&find_files(directory, paths)?, config, tokenizer)?;
-                reports.push(own.report().clone());
-                let dataset: Arc<dyn Dataset> = Arc::new(Arc::new(own).dataset(seed)?);
-                *part = Some(dataset);
+                let own = Arc::new(Self::open(
+                    &find_files(directory, paths)?,
+                    config,
+                    tokenizer,
+                )?);
+                *part = Some(Arc::new(own.dataset(seed)?));
+                all.push(own);
             }
         }
-        Ok((parts, reports))
+        Ok((parts, all))
     }
 }
 

@@ -181,7 +181,7 @@ impl Rendering<'_> {
     }
 }
 
-/// The parts of `text` from `before` on, around the placeholder.
+/// What of `text` from `before` on stands before and after [`PLACEHOLDER`].
 fn cut(text: &str, before: usize) -> (Option<String>, Option<String>) {
     let Some((head, tail)) = text.get(before..).and_then(|t| t.split_once(PLACEHOLDER)) else {
         return (None, None);

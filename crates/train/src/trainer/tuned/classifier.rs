@@ -1,6 +1,6 @@
 //! Classifiers of texts: a published encoder with a head for the labels of the data.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use entrenar_base::{DType, Error, Result};
 use entrenar_core::ops::cross_entropy::CrossEntropy;
@@ -11,10 +11,10 @@ use entrenar_zoo::bert::{BertInput, Pooling, TokenRows};
 use entrenar_zoo::{Bert, Tokenizer};
 
 use super::opening;
-use crate::config::{self, Config, Loaded, Pretrained};
+use crate::config::{Config, Loaded, Pretrained};
 use crate::data::{
-    Batch, Holdout, Loader, LoaderConfig, Order, Splits, TextLabelsData, TextLabelsSpec,
-    split_masked,
+    Batch, Loader, LoaderConfig, Order, Splits, TextLabelsData, TextLabelsSpec, split_masked,
+    splits,
 };
 use crate::run::RunDirectory;
 use crate::trainer::evaluate::{Evaluation, evaluate};
@@ -37,15 +37,11 @@ const ROWS: usize = 32;
 /// What is wrong with model, data and run directory, and what training reports.
 pub fn run(loaded: &Loaded, base: &Pretrained, options: RunOptions<'_>) -> Result<RunOutcome> {
     let config = &loaded.config;
-    let here = |key: &'static str| move |error: Error| placed(loaded, key, error);
-    let directory = opening::find(&base.base)
-        .map_err(|error| Error::config(placed(loaded, "model.base", error).to_string()))?;
-    let tokenizer = Tokenizer::open(&directory).map_err(here("model.base"))?;
-    let context = Bert::context_of(&directory).map_err(here("model.base"))?;
-    let data = open_rows(config, &tokenizer, context).map_err(here("data"))?;
+    let (directory, tokenizer, data) = prepare(loaded, base)?;
+    let here = |error: Error| placed(loaded, "model.base", error);
     let init = Init::new(config.seed);
-    let (model, fresh) = Bert::open_classifier(&directory, data.labels(), Some(DType::F32), init)
-        .map_err(here("model.base"))?;
+    let (model, fresh) =
+        Bert::open_classifier(&directory, data.labels(), Some(DType::F32), init).map_err(here)?;
     let count = model.parameter_count();
     let mut notes = vec![
         format!("trainable parameters: {count} of {count}"),
@@ -92,19 +88,22 @@ pub fn run(loaded: &Loaded, base: &Pretrained, options: RunOptions<'_>) -> Resul
     Ok(outcome)
 }
 
-/// Looks at what training would look at before its first step.
+/// What training looks at before its first step: the base, its tokenizer and the rows.
 ///
 /// # Errors
 ///
 /// What is wrong with model and data.
-pub(super) fn check(loaded: &Loaded, base: &Pretrained) -> Result<()> {
+pub(super) fn prepare(
+    loaded: &Loaded,
+    base: &Pretrained,
+) -> Result<(PathBuf, Tokenizer, TextLabelsData)> {
     let here = |key: &'static str| move |error: Error| placed(loaded, key, error);
-    let directory = opening::find(&base.base).map_err(here("model.base"))?;
+    let directory = opening::find(&base.base)
+        .map_err(|error| Error::config(placed(loaded, "model.base", error).to_string()))?;
     let tokenizer = Tokenizer::open(&directory).map_err(here("model.base"))?;
     let context = Bert::context_of(&directory).map_err(here("model.base"))?;
-    open_rows(&loaded.config, &tokenizer, context)
-        .map(drop)
-        .map_err(here("data"))
+    let data = open_rows(&loaded.config, &tokenizer, context).map_err(here("data"))?;
+    Ok((directory, tokenizer, data))
 }
 
 /// `context` is the model's.
@@ -129,15 +128,6 @@ fn open_rows(config: &Config, tokenizer: &Tokenizer, context: usize) -> Result<T
             spec.max_length
         )));
     }
-    let holdout = |split: Option<&config::Split>| match split {
-        None => Holdout::None,
-        Some(config::Split::Fraction(fraction)) => Holdout::Fraction(*fraction),
-        Some(config::Split::Paths(paths)) => Holdout::Paths(paths.clone()),
-    };
-    let splits = Splits {
-        validation: holdout(data.validation.as_ref()),
-        test: holdout(data.test.as_ref()),
-    };
     // The config made its paths absolute: what they are joined to does not matter.
     let here = Path::new("");
     TextLabelsData::open(
@@ -146,7 +136,7 @@ fn open_rows(config: &Config, tokenizer: &Tokenizer, context: usize) -> Result<T
         &spec,
         tokenizer,
         None,
-        &splits,
+        &splits(data),
         config.seed,
     )
 }

@@ -15,7 +15,7 @@ use entrenar_nn::Parameters;
 pub use classifier::TextClassifier;
 pub(super) use classifier::run as run_classifier;
 pub use plan::{Plan, plan};
-pub use rows::{InspectedRows, inspect_rows};
+pub use rows::inspect_rows;
 
 use super::fit::Ended;
 use super::from_config::{
@@ -50,7 +50,7 @@ pub(super) fn run(
         let template = tuned.text.chat_template();
         template.map_err(|error| placed(loaded, "generate", error))?;
     }
-    let fingerprint = format!("{{\"fingerprint\":\"{:016x}\"}}\n", rows.fingerprint);
+    let fingerprint = format!("{{\"fingerprint\":\"{}\"}}\n", rows.fingerprint);
     let run = RunDirectory::open(&options.place, options.resume)?;
     if options.resume {
         check_same_run(&run, config)?;

@@ -7,12 +7,13 @@ use entrenar_core::Tensor;
 use entrenar_core::ops::loss::Reduction;
 use entrenar_nn::{Ctx, NamedParameters, Parameters, Visitor};
 use entrenar_tune::{LoraConfig, lora};
-use entrenar_zoo::{LmInput, Sampling, TextModel};
+use entrenar_zoo::{LmInput, TextModel};
 use serde_json::json;
 
 use crate::config::Generate;
 use crate::data::Batch;
 use crate::trainer::objective::{Measure, Objective};
+use crate::trainer::recipe;
 use crate::trainer::trained::replace_directory;
 
 /// A published model of which some parameters are trained. To the loop it consists of these alone:
@@ -62,14 +63,7 @@ impl Tuned {
     ///
     /// What the tokenizer, the chat template and sampling report.
     pub(super) fn sample(&self, wanted: &Generate, seed: u64) -> Result<String> {
-        let sampling = Sampling {
-            max_new_tokens: wanted.max_new_tokens,
-            temperature: wanted.temperature,
-            top_k: wanted.top_k,
-            top_p: wanted.top_p,
-            seed,
-            ..Sampling::default()
-        };
+        let sampling = recipe::sampling(wanted, seed);
         let mut text = String::new();
         let mut add = |more: &str| {
             text.push_str(more);

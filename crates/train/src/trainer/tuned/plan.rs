@@ -82,7 +82,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
         return Ok(None);
     };
     if config.task == Task::SequenceClassification {
-        return super::classifier::check(loaded, base).map(|()| None);
+        return super::classifier::prepare(loaded, base).map(|_| None);
     }
     let here = |key: &'static str| move |error: Error| placed(loaded, key, error);
     let directory = opening::find(&base.base).map_err(here("model.base"))?;

@@ -1,17 +1,15 @@
 //! The rows of a fine-tuning run: from the config's `data` to datasets.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use entrenar_base::{Error, Result};
-use entrenar_zoo::{TextModel, Tokenizer};
+use entrenar_zoo::TextModel;
 
 use super::opening;
 use crate::config::{self, Config, Loaded, Model, Task};
-use crate::data::sft::{
-    Fields, Overlong, SftConfig, SftData, SftFormat, SftSamples, TrainOnEos, inspect,
-};
-use crate::data::{Holdout, Parts, Splits, find_files};
+use crate::data::sft::{Fields, Overlong, SftConfig, SftData, SftFormat, TrainOnEos, inspect};
+use crate::data::{Parts, find_files, splits};
 use crate::trainer::trained::open_text_model;
 
 /// The default of `data.sequence_length`, where the model's context is longer.
@@ -25,7 +23,7 @@ pub(super) struct Rows {
     /// Whether there are conversations among them.
     pub conversations: bool,
     /// What tells them from other rows.
-    pub fingerprint: u64,
+    pub fingerprint: String,
 }
 
 /// Reads the rows of a config.
@@ -35,41 +33,23 @@ pub(super) struct Rows {
 /// A file or row that cannot be used, with its place; data in which nothing would be trained.
 pub(super) fn open(config: &Config, text: &TextModel) -> Result<Rows> {
     let settings = settings(config, text.model.as_causal().context())?;
-    let data = &config.data;
-    let samples = Arc::new(read(&data.path, &settings, &text.tokenizer)?);
-    let mut notes = vec![format!("data: {}", samples.report())];
-    let holdout = |split: Option<&config::Split>| match split {
-        Some(config::Split::Fraction(fraction)) => Holdout::Fraction(*fraction),
-        _ => Holdout::None,
-    };
-    let splits = Splits {
-        validation: holdout(data.validation.as_ref()),
-        test: holdout(data.test.as_ref()),
-    };
-    let conversations = samples.report().conversations;
-    let fingerprint = samples.fingerprint();
-    let mut parts = samples.parts(&splits, config.seed)?;
-    for (split, name, part) in [
-        (&data.validation, "validation", &mut parts.validation),
-        (&data.test, "test", &mut parts.test),
-    ] {
-        if let Some(config::Split::Paths(paths)) = split {
-            let own = Arc::new(read(paths, &settings, &text.tokenizer)?);
-            notes.push(format!("{name}: {}", own.report()));
-            *part = Some(Arc::new(own.dataset(config.seed)?));
-        }
-    }
+    // The config made its paths absolute: what they are joined to does not matter.
+    let (parts, samples) = SftData::open_parts(
+        Path::new(""),
+        &config.data.path,
+        &splits(&config.data),
+        config.seed,
+        &settings,
+        &text.tokenizer,
+    )?;
+    let notes = samples.iter().map(|s| format!("data: {}", s.report()));
+    let fingerprints = samples.iter().map(|s| format!("{:016x}", s.fingerprint()));
     Ok(Rows {
         parts,
-        notes,
-        conversations,
-        fingerprint,
+        notes: notes.collect(),
+        conversations: samples[0].report().conversations,
+        fingerprint: fingerprints.collect::<Vec<_>>().join("-"),
     })
-}
-
-fn read(paths: &[String], settings: &SftConfig, tokenizer: &Tokenizer) -> Result<SftSamples> {
-    let files: Vec<PathBuf> = find_files(Path::new(""), paths)?;
-    SftData::open(&files, settings, tokenizer)
 }
 
 /// The section `data` in the words of the reader. `context` is the model's.
@@ -146,18 +126,14 @@ fn fields(config: &Config) -> Result<Fields> {
     Ok(fields)
 }
 
-/// What `entrenar inspect-data` shows.
-pub struct InspectedRows {
-    /// Decoded samples, what is not learned marked, and numbers about all of them.
-    pub text: String,
-}
-
-/// Reads the rows of a config as training would, and shows some of them.
+/// What `entrenar inspect-data` shows: decoded samples, what is not learned marked, and counts of tokens.
+///
+/// The rows are read as training would.
 ///
 /// # Errors
 ///
 /// A config without `model.base`, and as training.
-pub fn inspect_rows(loaded: &Loaded, how_many: usize, colour: bool) -> Result<InspectedRows> {
+pub fn inspect_rows(loaded: &Loaded, how_many: usize, colour: bool) -> Result<String> {
     let config = &loaded.config;
     let Model::Pretrained(base) = &config.model else {
         return Err(Error::config(
@@ -171,11 +147,10 @@ pub fn inspect_rows(loaded: &Loaded, how_many: usize, colour: bool) -> Result<In
     } = open_text_model(&directory, None)
         .map_err(|error| super::placed(loaded, "model.base", error))?;
     let settings = settings(config, model.as_causal().context())?;
-    let samples = Arc::new(
-        read(&config.data.path, &settings, &tokenizer)
-            .map_err(|error| super::placed(loaded, "data", error))?,
-    );
-    Ok(InspectedRows {
-        text: inspect(&samples.dataset(config.seed)?, &tokenizer, how_many, colour)?,
-    })
+    let files = find_files(Path::new(""), &config.data.path)
+        .map_err(|error| super::placed(loaded, "data", error))?;
+    let samples = SftData::open(&files, &settings, &tokenizer)
+        .map_err(|error| super::placed(loaded, "data", error))?;
+    let rows = Arc::new(samples).dataset(config.seed)?;
+    inspect(&rows, &tokenizer, how_many, colour)
 }
