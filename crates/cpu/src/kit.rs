@@ -45,6 +45,7 @@ pub(crate) trait Real:
     /// True for NaN.
     fn is_nan(self) -> bool;
     /// From a 64-bit float.
+    #[inline(always)]
     fn of(x: f64) -> Self {
         Self::from_f64(x)
     }

@@ -11,6 +11,7 @@ use entrenar_cpu::conv::ConvGeometry;
 
 use crate::Tensor;
 use crate::apply::{apply1, handle, one};
+use crate::autocast::operand;
 use crate::op::{Aval, Few, Multilinear, Op, Rule, VjpCx};
 use crate::ops::activation::as_float;
 use crate::registry::{Entry, Gen, Sample};
@@ -344,7 +345,7 @@ impl Tensor {
         const OP: &str = "conv";
         let dims = spatial(OP, weight)?;
         let geometry = options.geometry(OP, dims)?;
-        let outputs = batched(OP, self, dims, |x| {
+        let outputs = batched(OP, &operand(self)?, dims, |x| {
             let y = conv(&geometry, x, &weight.to_dtype(x.dtype())?)?;
             Ok(vec![with_bias(OP, y, bias)?])
         })?;

@@ -110,7 +110,10 @@ fn each<S: Copy, T>(from: &[S], to: &mut [T], f: impl Fn(S) -> T + Copy) {
     let (many, few) = from.as_chunks::<16>();
     let (to_many, to_few) = to.as_chunks_mut::<16>();
     for (to, from) in to_many.iter_mut().zip(many) {
-        *to = std::array::from_fn(|i| f(from[i])); // all loads before all stores
+        // An index loop: iterator adaptors are calls where the instruction set differs.
+        for i in 0..16 {
+            to[i] = f(from[i]);
+        }
     }
     for (to, &from) in to_few.iter_mut().zip(few) {
         *to = f(from);
@@ -224,8 +227,11 @@ impl Pack for Pairs {
         let (x_many, x_few) = first.as_chunks::<16>();
         let (y_many, y_few) = second.as_chunks::<16>();
         let (to_many, to_few) = to.as_chunks_mut::<16>();
-        for ((to, x), y) in to_many.iter_mut().zip(x_many).zip(y_many) {
-            *to = std::array::from_fn(|i| pair(x[i], y[i]));
+        for (block, to) in to_many.iter_mut().enumerate() {
+            let (x, y) = (&x_many[block], &y_many[block]);
+            for i in 0..16 {
+                to[i] = pair(x[i], y[i]);
+            }
         }
         for ((to, &x), &y) in to_few.iter_mut().zip(x_few).zip(y_few) {
             *to = pair(x, y);
