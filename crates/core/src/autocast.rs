@@ -1,7 +1,7 @@
 //! Automatic mixed precision: products in bf16, everything else as it comes.
 //!
 //! Inside [`autocast`] the operations that are products (linear, matmul, attention, convolutions)
-//! multiply in bf16, sum in f32 and give bf16. All others keep the dtype of their inputs, so sums,
+//! multiply in bf16 and sum in f32; they give bf16, convolutions f32. All others keep the dtype of their inputs, so sums,
 //! norms, losses and parameters stay f32; a cross-entropy of bf16 logits is f32. A backward pass
 //! needs no autocast of its own: operations remember how they ran, and the gradient of an f32
 //! parameter is f32 (Micikevicius et al., "Mixed precision training", 2018; PyTorch's
