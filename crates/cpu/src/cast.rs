@@ -47,7 +47,7 @@ pub(crate) fn same<S: Element, D: Element>(x: &[S]) -> Option<&[D]> {
 }
 
 #[inline(always)]
-fn same_mut<S: Element, D: Element>(x: &mut [S]) -> Option<&mut [D]> {
+pub(crate) fn same_mut<S: Element, D: Element>(x: &mut [S]) -> Option<&mut [D]> {
     (S::DTYPE == D::DTYPE)
         // SAFETY: as in `same`.
         .then(|| unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) })

@@ -7,7 +7,7 @@
 use entrenar_base::{Array, DType, Element, Error, Result, dispatch};
 
 use crate::alloc::Scratch;
-use crate::cast::{cast, convert, same};
+use crate::cast::{cast, convert, same, same_mut};
 use crate::copy::contiguous;
 use crate::kit::{Real, multiversion};
 use crate::matmul::matmul;
@@ -182,36 +182,37 @@ fn inner<T: Element, C: Smooth>(
     let cost = (n * BLOCK) as f64 * if before.is_some() { 0.8 } else { 0.15 };
     let run = |p: Option<&Shared<'_, T>>| {
         team::split(blocks, cost, |range| {
-            let mut wide = Scratch::<C>::new(2 * TILE);
-            let (wide, slope) = wide.split_at_mut(TILE);
+            let mut room = Scratch::<C>::new(3 * TILE);
+            let (wide, rest) = room.split_at_mut(TILE);
+            let (room_before, room_out) = rest.split_at_mut(TILE);
             for block in range {
                 let all = block * BLOCK..rows.min((block + 1) * BLOCK);
                 for first in (0..n).step_by(TILE) {
                     let len = TILE.min(n - first);
-                    let (wide, slope) = (&mut wide[..len], &mut slope[..len]);
                     for row in all.clone() {
                         let at = row * n + first..row * n + first + len;
-                        // SAFETY: blocks are disjoint.
-                        let sum = || unsafe {
-                            partials.slice(block * n + first..block * n + first + len)
-                        };
-                        if before.is_none()
-                            && let Some(g) = same::<T, C>(&data[at.clone()])
-                        {
-                            add_to(sum(), g);
-                            continue;
-                        }
-                        convert(&data[at.clone()], wide);
-                        if let Some(before) = before {
-                            load_part(before, at.clone(), slope);
-                            C::derive(activation, slope, wide);
+                        let mut inner = widened(&data[at.clone()], &mut wide[..len]);
+                        if let (Some(before), Some(p)) = (before, p) {
+                            let h = widened_part(before, at.clone(), &mut room_before[..len]);
+                            // SAFETY: rows are disjoint.
+                            let p = unsafe { p.slice(at) };
+                            inner = match same_mut::<T, C>(p) {
+                                Some(out) => {
+                                    C::derive(activation, h, inner, out);
+                                    out
+                                }
+                                None => {
+                                    let out = &mut room_out[..len];
+                                    C::derive(activation, h, inner, out);
+                                    convert(&*out, p);
+                                    out
+                                }
+                            };
                         }
                         if sums {
-                            add_to(sum(), wide);
-                        }
-                        if let Some(p) = p {
-                            // SAFETY: rows are disjoint.
-                            convert(&*wide, unsafe { p.slice(at) });
+                            let sum = block * n + first..block * n + first + len;
+                            // SAFETY: blocks are disjoint.
+                            add_to(unsafe { partials.slice(sum) }, inner);
                         }
                     }
                 }
@@ -235,44 +236,67 @@ fn inner<T: Element, C: Smooth>(
     Ok((p, Some(total)))
 }
 
-/// Elements of a contiguous array, widened.
-fn load_part<C: Element>(x: &Array, range: std::ops::Range<usize>, to: &mut [C]) {
-    dispatch!(x.dtype(), S => {
-        if let Ok(x) = x.as_slice::<S>() {
-            convert(&x[range], to);
+/// The elements in the compute type: where they lie, or in `room`.
+fn widened<'a, S: Element, C: Element>(x: &'a [S], room: &'a mut [C]) -> &'a [C] {
+    match same::<S, C>(x) {
+        Some(x) => x,
+        None => {
+            convert(x, room);
+            room
         }
-    });
+    }
+}
+
+/// [`widened`] of a part of a contiguous array of any float dtype.
+fn widened_part<'a, C: Element>(
+    x: &'a Array,
+    range: std::ops::Range<usize>,
+    room: &'a mut [C],
+) -> &'a [C] {
+    dispatch!(x.dtype(), S => match x.as_slice::<S>() {
+        Ok(x) => widened(&x[range], room),
+        Err(_) => room, // contiguous by the caller's promise
+    })
 }
 
 multiversion! {
     fn add_to<T: Real>(sum: &mut [T], x: &[T]) {
-        for (s, &x) in sum.iter_mut().zip(x) {
-            *s += x;
+        let x = &x[..sum.len()];
+        for i in 0..sum.len() {
+            sum[i] += x[i];
         }
     }
 
-    fn derive_relu<T: Smooth>(h: &[T], g: &mut [T]) {
-        for (g, &h) in g.iter_mut().zip(h) {
-            *g = if h <= T::of(0.0) { T::of(0.0) } else { *g };
+    fn derive_relu<T: Smooth>(h: &[T], g: &[T], out: &mut [T]) {
+        let n = out.len();
+        let (h, g) = (&h[..n], &g[..n]);
+        for i in 0..n {
+            out[i] = if h[i] <= T::of(0.0) { T::of(0.0) } else { g[i] };
         }
     }
 
-    fn derive_gelu<T: Smooth>(h: &[T], g: &mut [T]) {
-        for (g, &h) in g.iter_mut().zip(h) {
-            *g *= h.gelu_slope();
+    fn derive_gelu<T: Smooth>(h: &[T], g: &[T], out: &mut [T]) {
+        let n = out.len();
+        let (h, g) = (&h[..n], &g[..n]);
+        for i in 0..n {
+            out[i] = g[i] * h[i].gelu_slope();
         }
     }
 
-    fn derive_gelu_tanh<T: Smooth>(h: &[T], g: &mut [T]) {
-        for (g, &h) in g.iter_mut().zip(h) {
-            *g *= h.gelu_tanh_slope();
+    fn derive_gelu_tanh<T: Smooth>(h: &[T], g: &[T], out: &mut [T]) {
+        let n = out.len();
+        let (h, g) = (&h[..n], &g[..n]);
+        for i in 0..n {
+            out[i] = g[i] * h[i].gelu_tanh_slope();
         }
     }
 
-    fn derive_silu<T: Smooth>(h: &[T], g: &mut [T]) {
-        for (g, &h) in g.iter_mut().zip(h) {
-            let s = h.sigmoid();
-            *g *= s * h.mul_add(T::of(1.0) - s, T::of(1.0));
+    fn derive_silu<T: Smooth>(h: &[T], g: &[T], out: &mut [T]) {
+        let n = out.len();
+        let (h, g) = (&h[..n], &g[..n]);
+        for i in 0..n {
+            let s = h[i].sigmoid();
+            out[i] = g[i] * (s * h[i].mul_add(T::of(1.0) - s, T::of(1.0)));
         }
     }
 }
@@ -307,14 +331,14 @@ trait Smooth: Real {
         (self * slope * (Self::of(1.0) - s)).mul_add(s, s)
     }
 
-    /// `g *= act'(h)`.
-    fn derive(activation: Activation, h: &[Self], g: &mut [Self]) {
+    /// `out = g·act'(h)`.
+    fn derive(activation: Activation, h: &[Self], g: &[Self], out: &mut [Self]) {
         match activation {
-            Activation::None => {}
-            Activation::Relu => derive_relu(h, g),
-            Activation::Gelu => derive_gelu(h, g),
-            Activation::GeluTanh => derive_gelu_tanh(h, g),
-            Activation::Silu => derive_silu(h, g),
+            Activation::None => out.copy_from_slice(g),
+            Activation::Relu => derive_relu(h, g, out),
+            Activation::Gelu => derive_gelu(h, g, out),
+            Activation::GeluTanh => derive_gelu_tanh(h, g, out),
+            Activation::Silu => derive_silu(h, g, out),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A convolutional classifier with Adam: stages of convolution, batch norm, ReLU and pooling.
 
 use entrenar_base::DType;
-use entrenar_core::{Tensor, autocast};
 use entrenar_core::ops::cross_entropy::CrossEntropy;
+use entrenar_core::{Tensor, autocast};
 use entrenar_nn::optim::{Adam, Optimizer};
 use entrenar_nn::{Ctx, Init, Module};
 use entrenar_zoo::{Cnn, CnnConfig};

@@ -1,9 +1,9 @@
 //! Small perceptrons with Adam: where dispatch and the optimizer's one pass decide.
 
 use entrenar_base::{DType, Result};
-use entrenar_core::Tensor;
 use entrenar_core::ops::cross_entropy::CrossEntropy;
 use entrenar_core::ops::loss::Reduction;
+use entrenar_core::{Tensor, autocast};
 use entrenar_nn::optim::{Adam, Optimizer};
 use entrenar_nn::{Ctx, Init, Module};
 use entrenar_zoo::{Mlp, MlpConfig};
@@ -16,7 +16,9 @@ use crate::cli::Precision;
 type Loss = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
 
 pub fn mnist() -> Vec<Case> {
-    vec![classifier(&[784, 256, 128, 10], 64, Precision::F32)]
+    [Precision::F32, Precision::Bf16]
+        .map(|precision| classifier(&[784, 256, 128, 10], 64, precision))
+        .into()
 }
 
 pub fn xor() -> Vec<Case> {
@@ -31,7 +33,7 @@ pub fn xor() -> Vec<Case> {
             let loss: Loss = Box::new(move |y| {
                 y.binary_cross_entropy_with_logits(&t, None, None, Reduction::Mean)
             });
-            steps(&[2, 8, 1], 1e-2, 200, x, loss)
+            steps(&[2, 8, 1], 1e-2, 200, Precision::F32, x, loss)
         }),
     }]
 }
@@ -57,13 +59,20 @@ pub fn classifier(sizes: &[usize], batch: usize, precision: Precision) -> Case {
             let x = Tensor::randn([batch, sizes[0]], DType::F32, 1)?;
             let t = super::classes(batch, sizes[sizes.len() - 1], 2)?;
             let loss: Loss = Box::new(move |y| y.cross_entropy(&t, &CrossEntropy::default()));
-            steps(&sizes, 1e-3, inner, x, loss)
+            steps(&sizes, 1e-3, inner, precision, x, loss)
         }),
     }
 }
 
 /// `inner` steps a call.
-fn steps(sizes: &[usize], rate: f64, inner: usize, x: Tensor, loss: Loss) -> Result<Work> {
+fn steps(
+    sizes: &[usize],
+    rate: f64,
+    inner: usize,
+    precision: Precision,
+    x: Tensor,
+    loss: Loss,
+) -> Result<Work> {
     let config = MlpConfig {
         sizes: sizes.to_vec(),
         ..Default::default()
@@ -76,7 +85,8 @@ fn steps(sizes: &[usize], rate: f64, inner: usize, x: Tensor, loss: Loss) -> Res
             for _ in 0..inner {
                 let mut cx = Ctx::train(0, step);
                 step += 1;
-                loss(&model.forward(&x, &mut cx)?)?.backward()?;
+                let value = || loss(&model.forward(&x, &mut cx)?);
+                autocast(precision == Precision::Bf16, value)?.backward()?;
                 optimizer.step()?;
                 optimizer.zero_grad();
             }

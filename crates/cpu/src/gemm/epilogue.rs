@@ -43,7 +43,7 @@ impl Rows {
     }
 
     /// # Safety
-    /// The rows hold `index + n` elements; nobody writes them meanwhile.
+    /// The rows hold `index + to.len()` elements; nobody writes them meanwhile.
     #[inline(always)]
     unsafe fn load(&self, index: usize, to: &mut [f32]) {
         let n = to.len();
@@ -52,7 +52,9 @@ impl Rows {
             match self.kind {
                 Kind::F32 => {
                     let from = std::slice::from_raw_parts(self.data.cast::<f32>().add(index), n);
-                    copy(from, to);
+                    for i in 0..n {
+                        to[i] = from[i];
+                    }
                 }
                 Kind::Bf16 => {
                     let from = std::slice::from_raw_parts(self.data.cast::<u16>().add(index), n);
@@ -68,7 +70,7 @@ impl Rows {
     }
 
     /// # Safety
-    /// The rows hold `index + n` elements, which are exclusively ours.
+    /// The rows hold `index + from.len()` elements, which are exclusively ours.
     #[inline(always)]
     unsafe fn store(&self, index: usize, from: &[f32]) {
         let n = from.len();
@@ -77,7 +79,9 @@ impl Rows {
             match self.kind {
                 Kind::F32 => {
                     let to = std::slice::from_raw_parts_mut(self.data.cast::<f32>().add(index), n);
-                    copy(from, to);
+                    for i in 0..n {
+                        to[i] = from[i];
+                    }
                 }
                 Kind::Bf16 => {
                     let to = std::slice::from_raw_parts_mut(self.data.cast::<bf16>().add(index), n);
@@ -93,86 +97,95 @@ impl Rows {
     }
 }
 
-/// to = from; a call of `memcpy` would cost more than a row.
-#[inline(always)]
-fn copy(from: &[f32], to: &mut [f32]) {
-    let (many, few) = from.as_chunks::<16>();
-    let (to_many, to_few) = to.as_chunks_mut::<16>();
-    for i in 0..many.len().min(to_many.len()) {
-        to_many[i] = many[i];
-    }
-    for i in 0..few.len().min(to_few.len()) {
-        to_few[i] = few[i];
-    }
+/// A function of one number as a type, so that each gets loops of its own.
+trait Function {
+    fn of(x: f32) -> f32;
 }
 
-/// max(x, 0); NaN is kept.
-#[inline(always)]
-fn relu(x: f32) -> f32 {
-    if x <= 0.0 { 0.0 } else { x }
+macro_rules! functions {
+    ($($(#[$doc:meta])* $name:ident |$x:ident| $body:expr;)*) => {$(
+        $(#[$doc])*
+        struct $name;
+        impl Function for $name {
+            #[inline(always)]
+            fn of($x: f32) -> f32 {
+                $body
+            }
+        }
+    )*};
 }
 
-/// x·Φ(x).
-#[inline(always)]
-fn gelu(x: f32) -> f32 {
-    const ROOT: f32 = std::f32::consts::FRAC_1_SQRT_2;
-    (0.5 * x) * (1.0 + math::erf(x * ROOT))
+functions! {
+    /// x.
+    Identity |x| x;
+    /// max(x, 0); NaN is kept.
+    Relu |x| if x <= 0.0 { 0.0 } else { x };
+    /// x·Φ(x).
+    Gelu |x| (0.5 * x) * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2));
+    /// As `math::gelu_tanh`.
+    GeluTanh |x| math::gelu_tanh(x);
+    /// x·sigmoid(x).
+    Silu |x| x * math::sigmoid(x);
 }
 
-/// x·sigmoid(x).
-#[inline(always)]
-fn silu(x: f32) -> f32 {
-    x * math::sigmoid(x)
-}
+/// Elements that are carried from the sum to the output at once: a vector.
+const STEP: usize = 16;
 
-/// Applies `f` to the tile.
+/// Elements `column..column + values.len()` of a tile's row, all the way.
+///
+/// # Safety
+/// Bias, residual and outputs have these elements, the outputs exclusively ours.
 #[inline(always)]
-fn map(tile: &mut [f32], f: impl Fn(f32) -> f32) {
-    for x in tile {
-        *x = f(*x);
+unsafe fn finish_step<F: Function>(
+    e: &Epilogue<'_>,
+    row: usize,
+    column: usize,
+    values: &mut [f32],
+) {
+    let at = row * e.width + column;
+    let n = values.len();
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Some(bias) = e.bias {
+            let bias = &bias[column..column + n];
+            for i in 0..n {
+                values[i] += bias[i];
+            }
+        }
+        if let Some(rows) = e.preactivation {
+            rows.store(at, values);
+        }
+        for value in values.iter_mut() {
+            *value = F::of(*value);
+        }
+        if let Some(rows) = e.residual {
+            let mut old = [0.0; STEP];
+            rows.load(at, &mut old[..n]);
+            for i in 0..n {
+                values[i] += old[i];
+            }
+        }
+        e.output.store(at, values);
     }
 }
 
 multiversion! {
-    fn finish_tile(e: &Epilogue<'_>, at: Place, tile: &mut [f32], width: usize) {
-        if let Some(bias) = e.bias {
-            let bias = &bias[at.column..at.column + at.wide];
-            for row in tile.chunks_exact_mut(width) {
-                let row = &mut row[..at.wide];
-                for i in 0..at.wide {
-                    row[i] += bias[i];
-                }
+    fn finish_tile<F: Function>(e: &Epilogue<'_>, at: Place, tile: &mut [f32], width: usize) {
+        for r in 0..at.high {
+            let row = &mut tile[r * width..r * width + at.wide];
+            let (many, few) = row.as_chunks_mut::<STEP>();
+            let count = many.len();
+            for c in 0..count {
+                // By value, of known length: the steps stay in registers.
+                let mut values = many[c];
+                // SAFETY: the rectangle lies inside outputs, bias and residual and is ours, by
+                // `Finish`.
+                unsafe { finish_step::<F>(e, at.row + r, at.column + c * STEP, &mut values) };
             }
-        }
-        let start = |r: usize| (at.row + r) * e.width + at.column;
-        if let Some(rows) = e.preactivation {
-            for (r, row) in tile.chunks_exact(width).enumerate() {
-                // SAFETY: the rectangle lies inside the output and is ours, by `Finish`.
-                unsafe { rows.store(start(r), &row[..at.wide]) };
+            if !few.is_empty() {
+                // SAFETY: as above.
+                unsafe { finish_step::<F>(e, at.row + r, at.column + count * STEP, few) };
             }
-        }
-        match e.activation {
-            Activation::None => {}
-            Activation::Relu => map(tile, relu),
-            Activation::Gelu => map(tile, gelu),
-            Activation::GeluTanh => map(tile, math::gelu_tanh),
-            Activation::Silu => map(tile, silu),
-        }
-        if let Some(rows) = e.residual {
-            let mut old = [0.0; 64];
-            let old = &mut old[..at.wide];
-            for (r, row) in tile.chunks_exact_mut(width).enumerate() {
-                // SAFETY: as above; the residual has the output's shape.
-                unsafe { rows.load(start(r), old) };
-                let row = &mut row[..at.wide];
-                for i in 0..at.wide {
-                    row[i] += old[i];
-                }
-            }
-        }
-        for (r, row) in tile.chunks_exact(width).enumerate() {
-            // SAFETY: as above.
-            unsafe { e.output.store(start(r), &row[..at.wide]) };
         }
     }
 }
@@ -191,6 +204,12 @@ impl Finish<f32> for Epilogue<'_> {
     unsafe fn finish(&self, at: Place, tile: *mut f32, width: usize) {
         // SAFETY: the caller's promise: whole rows of the tile are ours.
         let tile = unsafe { std::slice::from_raw_parts_mut(tile, at.high * width) };
-        finish_tile(self, at, tile, width);
+        match self.activation {
+            Activation::None => finish_tile::<Identity>(self, at, tile, width),
+            Activation::Relu => finish_tile::<Relu>(self, at, tile, width),
+            Activation::Gelu => finish_tile::<Gelu>(self, at, tile, width),
+            Activation::GeluTanh => finish_tile::<GeluTanh>(self, at, tile, width),
+            Activation::Silu => finish_tile::<Silu>(self, at, tile, width),
+        }
     }
 }
