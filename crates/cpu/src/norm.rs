@@ -34,26 +34,29 @@ multiversion! {
         means: &mut [T], rstds: &mut [T],
     ) {
         let count = T::of(n as f64);
-        let statistics = means.iter_mut().zip(rstds);
-        let rows = x.chunks_exact(n).zip(y.chunks_exact_mut(n));
-        for ((x, y), (mean_out, rstd_out)) in rows.zip(statistics) {
+        // Index loops: iterator adaptors may stay calls, which cost as much as a short row.
+        for row in 0..means.len() {
+            let x = &x[row * n..(row + 1) * n];
+            let y = &mut y[row * n..(row + 1) * n];
             let mean = if centered { kit::sum(x) / count } else { T::ZERO };
             let rstd = T::ONE / (kit::sum_squares(x, mean) / count + eps).sqrt();
             if w.is_empty() {
-                for (y, &x) in y.iter_mut().zip(x) {
-                    *y = (x - mean) * rstd;
+                for i in 0..n {
+                    y[i] = (x[i] - mean) * rstd;
                 }
             } else if b.is_empty() {
-                for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
-                    *y = (x - mean) * rstd * w;
+                let w = &w[..n];
+                for i in 0..n {
+                    y[i] = (x[i] - mean) * rstd * w[i];
                 }
             } else {
-                for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(w).zip(b) {
-                    *y = ((x - mean) * rstd).mul_add(w, b);
+                let (w, b) = (&w[..n], &b[..n]);
+                for i in 0..n {
+                    y[i] = ((x[i] - mean) * rstd).mul_add(w[i], b[i]);
                 }
             }
-            *mean_out = mean;
-            *rstd_out = rstd;
+            means[row] = mean;
+            rstds[row] = rstd;
         }
     }
 
@@ -63,29 +66,33 @@ multiversion! {
         centered: bool,
     ) {
         let count = T::of(n as f64);
-        let rows = g.chunks_exact(n).zip(x.chunks_exact(n)).zip(dx.chunks_exact_mut(n));
-        for (((g, x), dx), (&mean, &rstd)) in rows.zip(means.iter().zip(rstds)) {
+        let w = &w[..n];
+        for row in 0..means.len() {
+            let (mean, rstd) = (means[row], rstds[row]);
+            let (g, x) = (&g[row * n..(row + 1) * n], &x[row * n..(row + 1) * n]);
+            let dx = &mut dx[row * n..(row + 1) * n];
             let (mut sum_h, mut sum_hx) = ([T::ZERO; LANES], [T::ZERO; LANES]);
             let (gc, gt) = g.as_chunks::<LANES>();
             let (xc, xt) = x.as_chunks::<LANES>();
             let (wc, wt) = w.as_chunks::<LANES>();
-            for ((g, x), w) in gc.iter().zip(xc).zip(wc) {
+            for c in 0..gc.len() {
+                let (g, x, w) = (&gc[c], &xc[c], &wc[c]);
                 for l in 0..LANES {
                     let h = g[l] * w[l];
                     sum_h[l] += h;
                     sum_hx[l] = h.mul_add((x[l] - mean) * rstd, sum_hx[l]);
                 }
             }
-            for (l, ((&g, &x), &w)) in gt.iter().zip(xt).zip(wt).enumerate() {
-                let h = g * w;
+            for l in 0..gt.len() {
+                let h = gt[l] * wt[l];
                 sum_h[l] += h;
-                sum_hx[l] = h.mul_add((x - mean) * rstd, sum_hx[l]);
+                sum_hx[l] = h.mul_add((xt[l] - mean) * rstd, sum_hx[l]);
             }
             let first = if centered { kit::add_lanes(sum_h) / count } else { T::ZERO };
             let second = kit::add_lanes(sum_hx) / count;
-            for (((dx, &g), &x), &w) in dx.iter_mut().zip(g).zip(x).zip(w) {
-                let normal = (x - mean) * rstd;
-                *dx = rstd * (g * w - first - normal * second);
+            for i in 0..n {
+                let normal = (x[i] - mean) * rstd;
+                dx[i] = rstd * (g[i] * w[i] - first - normal * second);
             }
         }
     }

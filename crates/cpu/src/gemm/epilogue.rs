@@ -43,54 +43,58 @@ impl Rows {
     }
 
     /// # Safety
-    /// The rows hold `index + to.len()` elements; nobody writes them meanwhile.
+    /// The rows hold `index + N` elements; nobody writes them meanwhile.
     #[inline(always)]
-    unsafe fn load(&self, index: usize, to: &mut [f32]) {
-        let n = to.len();
-        // SAFETY: the caller's promise.
+    unsafe fn load<const N: usize>(&self, index: usize) -> [f32; N] {
+        // SAFETY: the caller's promise; rows of a tile are aligned as their elements.
         unsafe {
             match self.kind {
-                Kind::F32 => {
-                    let from = std::slice::from_raw_parts(self.data.cast::<f32>().add(index), n);
-                    for i in 0..n {
-                        to[i] = from[i];
-                    }
-                }
+                Kind::F32 => self.data.cast::<f32>().add(index).cast::<[f32; N]>().read(),
                 Kind::Bf16 => {
-                    let from = std::slice::from_raw_parts(self.data.cast::<u16>().add(index), n);
-                    for i in 0..n {
+                    let from = self.data.cast::<u16>().add(index).cast::<[u16; N]>().read();
+                    let mut to = [0.0; N];
+                    for i in 0..N {
                         to[i] = f32::from_bits(u32::from(from[i]) << 16);
                     }
+                    to
                 }
-                Kind::F16 => std::slice::from_raw_parts(self.data.cast::<f16>().add(index), n)
-                    .convert_to_f32_slice(to),
+                Kind::F16 => {
+                    let mut to = [0.0; N];
+                    std::slice::from_raw_parts(self.data.cast::<f16>().add(index), N)
+                        .convert_to_f32_slice(&mut to);
+                    to
+                }
                 Kind::F64 => unreachable!("products end in f32, bf16 or f16"),
             }
         }
     }
 
     /// # Safety
-    /// The rows hold `index + from.len()` elements, which are exclusively ours.
+    /// The rows hold `index + N` elements, which are exclusively ours.
     #[inline(always)]
-    unsafe fn store(&self, index: usize, from: &[f32]) {
-        let n = from.len();
-        // SAFETY: the caller's promise.
+    unsafe fn store<const N: usize>(&self, index: usize, from: [f32; N]) {
+        // SAFETY: as in `load`.
         unsafe {
             match self.kind {
-                Kind::F32 => {
-                    let to = std::slice::from_raw_parts_mut(self.data.cast::<f32>().add(index), n);
-                    for i in 0..n {
-                        to[i] = from[i];
-                    }
-                }
+                Kind::F32 => self
+                    .data
+                    .cast::<f32>()
+                    .add(index)
+                    .cast::<[f32; N]>()
+                    .write(from),
                 Kind::Bf16 => {
-                    let to = std::slice::from_raw_parts_mut(self.data.cast::<bf16>().add(index), n);
-                    for i in 0..n {
+                    let mut to = [bf16::ZERO; N];
+                    for i in 0..N {
                         to[i] = round_bf16(from[i]);
                     }
+                    self.data
+                        .cast::<bf16>()
+                        .add(index)
+                        .cast::<[bf16; N]>()
+                        .write(to);
                 }
-                Kind::F16 => std::slice::from_raw_parts_mut(self.data.cast::<f16>().add(index), n)
-                    .convert_from_f32_slice(from),
+                Kind::F16 => std::slice::from_raw_parts_mut(self.data.cast::<f16>().add(index), N)
+                    .convert_from_f32_slice(&from),
                 Kind::F64 => unreachable!("products end in f32, bf16 or f16"),
             }
         }
@@ -131,37 +135,36 @@ functions! {
 /// Elements that are carried from the sum to the output at once: a vector.
 const STEP: usize = 16;
 
-/// Elements `column..column + values.len()` of a tile's row, all the way.
+/// `N` elements of a row, from `column` on, all the way. Of known number and by value, so that they
+/// stay in registers.
 ///
 /// # Safety
 /// Bias, residual and outputs have these elements, the outputs exclusively ours.
 #[inline(always)]
-unsafe fn finish_step<F: Function>(
+unsafe fn finish_step<F: Function, const N: usize>(
     e: &Epilogue<'_>,
     row: usize,
     column: usize,
-    values: &mut [f32],
+    mut values: [f32; N],
 ) {
     let at = row * e.width + column;
-    let n = values.len();
     // SAFETY: the caller's promise.
     unsafe {
         if let Some(bias) = e.bias {
-            let bias = &bias[column..column + n];
-            for i in 0..n {
+            let bias = &bias[column..column + N];
+            for i in 0..N {
                 values[i] += bias[i];
             }
         }
         if let Some(rows) = e.preactivation {
             rows.store(at, values);
         }
-        for value in values.iter_mut() {
-            *value = F::of(*value);
+        for i in 0..N {
+            values[i] = F::of(values[i]);
         }
         if let Some(rows) = e.residual {
-            let mut old = [0.0; STEP];
-            rows.load(at, &mut old[..n]);
-            for i in 0..n {
+            let old = rows.load::<N>(at);
+            for i in 0..N {
                 values[i] += old[i];
             }
         }
@@ -172,19 +175,17 @@ unsafe fn finish_step<F: Function>(
 multiversion! {
     fn finish_tile<F: Function>(e: &Epilogue<'_>, at: Place, tile: &mut [f32], width: usize) {
         for r in 0..at.high {
-            let row = &mut tile[r * width..r * width + at.wide];
-            let (many, few) = row.as_chunks_mut::<STEP>();
-            let count = many.len();
+            let row = &tile[r * width..r * width + at.wide];
+            let (many, few) = row.as_chunks::<STEP>();
+            let (row, count) = (at.row + r, many.len());
             for c in 0..count {
-                // By value, of known length: the steps stay in registers.
-                let mut values = many[c];
                 // SAFETY: the rectangle lies inside outputs, bias and residual and is ours, by
                 // `Finish`.
-                unsafe { finish_step::<F>(e, at.row + r, at.column + c * STEP, &mut values) };
+                unsafe { finish_step::<F, STEP>(e, row, at.column + c * STEP, many[c]) };
             }
-            if !few.is_empty() {
+            for c in 0..few.len() {
                 // SAFETY: as above.
-                unsafe { finish_step::<F>(e, at.row + r, at.column + count * STEP, few) };
+                unsafe { finish_step::<F, 1>(e, row, at.column + count * STEP + c, [few[c]]) };
             }
         }
     }
@@ -193,10 +194,10 @@ multiversion! {
 impl Finish<f32> for Epilogue<'_> {
     unsafe fn begin(&self, at: Place, tile: *mut f32, width: usize) {
         for r in 0..at.high {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let row = std::slice::from_raw_parts_mut(tile.add(r * width), at.wide);
-                self.output.load((at.row + r) * self.width + at.column, row);
+            let start = (at.row + r) * self.width + at.column;
+            for c in 0..at.wide {
+                // SAFETY: the caller's promise.
+                unsafe { *tile.add(r * width + c) = self.output.load::<1>(start + c)[0] };
             }
         }
     }
