@@ -467,12 +467,14 @@ mod tests {
     use entrenar_base::DType;
     use proptest::prelude::*;
 
-    proptest! {
-        #[test]
+    #[test]
     fn large_transposes_move_every_element() {
         // Whole tiles past the caches, and sizes that leave parts of tiles.
         for (rows, columns) in [(1504, 1536), (1501, 1507), (64, 96)] {
-            let x = Array::from_vec((0..rows * columns).collect::<Vec<i32>>(), [rows as usize, columns as usize]);
+            let x = Array::from_vec(
+                (0..rows * columns).collect::<Vec<i32>>(),
+                [rows as usize, columns as usize],
+            );
             let x = x.unwrap();
             let y = contiguous(&x.transpose(0, 1).unwrap()).unwrap();
             let y = y.as_slice::<i32>().unwrap();
@@ -485,7 +487,8 @@ mod tests {
         }
     }
 
-    #[test]
+    proptest! {
+        #[test]
         fn contiguous_keeps_the_elements(a in strided(), seed in any::<u16>()) {
             for x in [a.clone(), scattered(&a, seed)] {
                 let y = contiguous(&x).unwrap();
