@@ -5,25 +5,45 @@
 
 use smallvec::SmallVec;
 
+use crate::shape::copied;
 use crate::{Error, Result, Shape};
 
 /// Shape, strides and offset of a view into storage.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Layout {
     shape: Shape,
     strides: SmallVec<[isize; 6]>,
     offset: usize,
 }
 
+impl Clone for Layout {
+    fn clone(&self) -> Self {
+        Layout {
+            shape: self.shape.clone(),
+            strides: copied(&self.strides),
+            offset: self.offset,
+        }
+    }
+}
+
 /// Row-major strides of `dims`.
 fn row_major(dims: &[usize]) -> SmallVec<[isize; 6]> {
-    let mut strides = SmallVec::from_elem(1isize, dims.len());
+    if dims.len() > 6 {
+        let mut strides = SmallVec::from_elem(1isize, dims.len());
+        fill_row_major(&mut strides, dims);
+        return strides;
+    }
+    let mut strides = [1isize; 6];
+    fill_row_major(&mut strides[..dims.len()], dims);
+    SmallVec::from_buf_and_len(strides, dims.len())
+}
+
+fn fill_row_major(strides: &mut [isize], dims: &[usize]) {
     let mut step = 1isize;
     for (stride, &dim) in strides.iter_mut().zip(dims).rev() {
         *stride = step;
         step = step.saturating_mul(dim.max(1) as isize);
     }
-    strides
 }
 
 impl Layout {

@@ -13,8 +13,36 @@ use crate::{Error, Result};
 /// let s = Shape::from([2, 3]);
 /// assert_eq!((s.rank(), s.numel(), s.to_string().as_str()), (2, 6, "[2, 3]"));
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
+#[derive(PartialEq, Eq, Hash, Default)]
 pub struct Shape(SmallVec<[usize; 6]>);
+
+impl Clone for Shape {
+    fn clone(&self) -> Self {
+        Shape(copied(&self.0))
+    }
+}
+
+/// A few numbers, inline if they fit; by a loop, since a call of `memcpy` costs more than six numbers.
+fn inline(from: &[usize]) -> SmallVec<[usize; 6]> {
+    if from.len() > 6 {
+        return SmallVec::from_slice(from);
+    }
+    let mut dims = [0; 6];
+    for (i, &dim) in from.iter().enumerate() {
+        dims[i] = dim;
+    }
+    SmallVec::from_buf_and_len(dims, from.len())
+}
+
+/// A copy of a few numbers. Inline ones are copied as one block of known size: every operation copies
+/// several shapes, and the vector's own loop over its elements costs more than a small kernel.
+pub(crate) fn copied<T: Copy>(from: &SmallVec<[T; 6]>) -> SmallVec<[T; 6]> {
+    if from.spilled() {
+        return SmallVec::from_slice(from);
+    }
+    // SAFETY: an inline vector of plain numbers owns nothing but itself: its bytes are its value.
+    unsafe { std::ptr::read(from) }
+}
 
 impl Shape {
     /// The shape of a scalar.
@@ -157,32 +185,32 @@ impl fmt::Debug for Shape {
 
 impl From<&[usize]> for Shape {
     fn from(d: &[usize]) -> Self {
-        Shape(SmallVec::from_slice(d))
+        Shape(inline(d))
     }
 }
 impl From<Vec<usize>> for Shape {
     fn from(d: Vec<usize>) -> Self {
-        Shape(SmallVec::from_vec(d))
+        Shape(inline(&d))
     }
 }
 impl From<&Vec<usize>> for Shape {
     fn from(d: &Vec<usize>) -> Self {
-        Shape(SmallVec::from_slice(d))
+        Shape(inline(d))
     }
 }
 impl<const N: usize> From<[usize; N]> for Shape {
     fn from(d: [usize; N]) -> Self {
-        Shape(SmallVec::from_slice(&d))
+        Shape(inline(&d))
     }
 }
 impl<const N: usize> From<&[usize; N]> for Shape {
     fn from(d: &[usize; N]) -> Self {
-        Shape(SmallVec::from_slice(d))
+        Shape(inline(d))
     }
 }
 impl From<usize> for Shape {
     fn from(d: usize) -> Self {
-        Shape(SmallVec::from_slice(&[d]))
+        Shape(inline(&[d]))
     }
 }
 impl From<()> for Shape {
