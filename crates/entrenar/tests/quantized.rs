@@ -78,7 +78,13 @@ fn directories_of_bitsandbytes_are_used_like_any_other() {
         let want = file.tensor("text_loss").unwrap().to_f64_vec()[0];
         let got = loss(&model, &[], &data);
         assert!((got / want - 1.0).abs() < 1e-5, "{name}: {got}, not {want}");
-        let prompt = ["--prompt", "the quick", "--greedy", "--max-new-tokens", "12"];
+        let prompt = [
+            "--prompt",
+            "the quick",
+            "--greedy",
+            "--max-new-tokens",
+            "12",
+        ];
         let mut args = vec!["generate", "--model", &model];
         args.extend(prompt);
         let want = file.tensor("greedy").unwrap().to_vec::<u8>().unwrap();
@@ -87,6 +93,21 @@ fn directories_of_bitsandbytes_are_used_like_any_other() {
         let report: Value =
             serde_json::from_str(&succeeds(&["inspect", "--json", &model])).unwrap();
         assert_eq!(report["parameters"], numbers, "{name}");
+
+        // Positions that are computed go on; a table of them ends.
+        let long = ["data.sequence_length=65", "train.max_steps=1"];
+        if name.starts_with("llama") {
+            let said = train(folder.path(), &model, "long", &long);
+            let told = "65 is above the 64 positions of the model";
+            assert!(said.contains(told), "{said}");
+        } else {
+            let config = folder.path().join("long.yaml");
+            std::fs::write(&config, CONFIG.replace("BASE", &model)).unwrap();
+            let set = format!("--set={}", long[0]);
+            let refused = fails(&["train", &text(&config), "--quiet", &set], 2);
+            let told = "expected at most the model's context of 64, got 65";
+            assert!(refused.contains(told), "{refused}");
+        }
 
         // An adapter on it learns; a merged model computes what adapter and base do.
         let said = train(folder.path(), &model, name, &[]);
@@ -116,14 +137,23 @@ fn what_is_quantized_here_trains_as_what_is_quantized_on_the_way() {
     let mut merge = entrenar();
     merge.args(["merge-adapter", "--model", &base, "--out", &plain]);
     let adapter = format!("{run}/model");
-    assert!(merge.args(["--adapter", &adapter]).status().unwrap().success());
+    assert!(
+        merge
+            .args(["--adapter", &adapter])
+            .status()
+            .unwrap()
+            .success()
+    );
 
     let mut quantize = entrenar();
     quantize.args(["quantize", "--model", &plain, "--out", &four]);
     let output = quantize.output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let said = stderr(&output);
-    assert!(said.contains("quantized: 14 layers, 73728 weights"), "{said}");
+    assert!(
+        said.contains("quantized: 14 layers, 73728 weights"),
+        "{said}"
+    );
 
     let kind = ["quantization.type=nf4", "quantization.double=true"];
     train(folder.path(), &plain, "way", &kind);
@@ -160,13 +190,21 @@ fn weights_in_4_bits_are_not_trained_in_full() {
         );
     };
     told(&fails(&["train", &config, "--quiet"], 2));
-    let planned = entrenar().args(["train", &config, "--dry-run"]).output().unwrap();
+    let planned = entrenar()
+        .args(["train", &config, "--dry-run"])
+        .output()
+        .unwrap();
     assert_eq!(planned.status.code(), Some(2));
     told(&stderr(&planned));
     let with = folder.path().join("with.yaml");
     std::fs::write(&with, CONFIG.replace("BASE", &model)).unwrap();
-    let planned = entrenar().args(["train", &text(&with), "--dry-run"]).output();
+    let planned = entrenar()
+        .args(["train", &text(&with), "--dry-run"])
+        .output();
     let plan = stderr(&planned.unwrap());
     // 78,144 of the model, of which 73,728 in 4 bits, and 8,192 of the adapter.
-    assert!(plan.contains("trainable parameters: 8192 of 86336 "), "{plan}");
+    assert!(
+        plan.contains("trainable parameters: 8192 of 86336 "),
+        "{plan}"
+    );
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use entrenar_core::{Array, DType, Error, Result, Shape, Tensor};
 use entrenar_nn::{
-    Embedding, Init, LayerNorm, Linear, Parameter, Projection, RMSNorm, TransposedLinear,
+    Embedding, Init, LayerNorm, Linear, Lookup, Parameter, Projection, RMSNorm, TransposedLinear,
 };
 
 /// What a fresh parameter begins with.
@@ -60,10 +60,7 @@ impl<'a> Builder<'a> {
 
     /// Parameters from these arrays; floats are cast to `dtype` where one is named, and otherwise
     /// used as they are, without a copy.
-    pub fn given(
-        arrays: impl IntoIterator<Item = (String, Array)>,
-        dtype: Option<DType>,
-    ) -> Self {
+    pub fn given(arrays: impl IntoIterator<Item = (String, Array)>, dtype: Option<DType>) -> Self {
         Builder::new(Source::Given(arrays.into_iter().collect()), dtype)
     }
 
@@ -306,6 +303,22 @@ impl<'a> Builder<'a> {
             b.tensor("weight", [count, width], Start::Normal(std))
         })?;
         Embedding::from_tensor(weight)
+    }
+
+    /// [`Builder::embedding`] that can get an adapter; `tied` says whether the output layer uses it too.
+    ///
+    /// # Errors
+    /// When the size overflows.
+    pub fn lookup(
+        &mut self,
+        name: &str,
+        sizes: (usize, usize),
+        std: f64,
+        tied: bool,
+    ) -> Result<Lookup> {
+        let (count, width) = sizes;
+        let made = Lookup::from(self.embedding(name, count, width, std)?);
+        Ok(Lookup { tied, ..made })
     }
 
     /// An RMS norm over `width` numbers.

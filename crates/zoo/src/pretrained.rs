@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use entrenar_core::{Array, DType, Error, Result, Tensor};
 use entrenar_io::Weights;
-use entrenar_nn::{Ctx, Init, Module, NamedArrays, Parameters, Projection, Projections, Visitor};
+use entrenar_nn::{
+    Ctx, Init, Lookup, Module, NamedArrays, Parameters, Projection, Projections, Visitor,
+};
 use serde_json::{Map, Value};
 
 use crate::bert::modern_names;
@@ -394,6 +396,16 @@ impl Projections for LanguageModel {
         match self {
             LanguageModel::Decoder(m) => m.visit_projections(visit),
             LanguageModel::Gpt2(m) => m.visit_projections(visit),
+        }
+    }
+
+    fn visit_lookups(
+        &mut self,
+        visit: &mut dyn FnMut(&str, &mut Lookup) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            LanguageModel::Decoder(m) => m.visit_lookups(visit),
+            LanguageModel::Gpt2(m) => m.visit_lookups(visit),
         }
     }
 }

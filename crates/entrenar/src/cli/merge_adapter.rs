@@ -25,7 +25,9 @@ pub(crate) struct Args {
 /// Writes the directory whole or not at all.
 pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
     let mut merged = open_text_model(&args.model, Some(DType::F32))?;
-    apply(&mut merged, &args.adapter)?;
+    for warning in apply(&mut merged, &args.adapter)?.warnings {
+        output.warn(&warning);
+    }
     lora::merge(&mut merged.model)?;
     quant::dequantize(&mut merged.model)?;
     merged.model.save_with(&args.out, &merged.tokenizer)?;

@@ -23,7 +23,8 @@ pub(crate) use outcome::{Failure, json, print, print_bytes};
 use clap::{Parser, Subcommand};
 use entrenar::DType;
 use entrenar::train::trainer::open_text_model;
-use entrenar::tune::{lora, quant};
+use entrenar::tune::lora::{self, AdapterReport};
+use entrenar::tune::quant;
 use entrenar::zoo::TextModel;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -104,12 +105,13 @@ pub(crate) fn text(path: &Path) -> Result<String, Failure> {
 }
 
 /// A published model with its tokenizer, in f32 (weights in 4 bits stay so), and an adapter on it. It
-/// is merged into weights in floats, where its outputs then cost no more than the base's.
+/// is merged where it changes nothing but the time: into weights in floats, and not into an embedding
+/// that the output layer shares.
 pub(crate) fn text_model(model: &Path, adapter: Option<&Path>) -> Result<TextModel, Failure> {
     let mut opened = open_text_model(model, Some(DType::F32))?;
     if let Some(adapter) = adapter {
-        apply(&mut opened, adapter)?;
-        if quant::report(&mut opened.model)?.layers.is_empty() {
+        let report = apply(&mut opened, adapter)?;
+        if report.warnings.is_empty() && quant::report(&mut opened.model)?.layers.is_empty() {
             lora::merge(&mut opened.model)?;
         }
     }
@@ -117,14 +119,14 @@ pub(crate) fn text_model(model: &Path, adapter: Option<&Path>) -> Result<TextMod
 }
 
 /// Puts an adapter on a model, and its chat template.
-pub(crate) fn apply(opened: &mut TextModel, adapter: &Path) -> Result<(), Failure> {
-    lora::load_adapter(&mut opened.model, adapter)?;
+pub(crate) fn apply(opened: &mut TextModel, adapter: &Path) -> Result<AdapterReport, Failure> {
+    let (_, report) = lora::load_adapter(&mut opened.model, adapter)?;
     // A template that the adapter was trained with goes before the base's.
     let template = adapter.join("chat_template.jinja");
     if let Ok(text) = std::fs::read_to_string(template) {
         opened.tokenizer = opened.tokenizer.clone().with_chat_template(text);
     }
-    Ok(())
+    Ok(report)
 }
 
 /// Whether standard error takes colours: a terminal, and NO_COLOR (no-color.org) unset or empty.

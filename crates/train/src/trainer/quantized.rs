@@ -81,8 +81,8 @@ pub fn open_quantized(
         }
         match wanted {
             Some(wanted) if !quant::skips(skip, path) => {
-                let layer = QuantizedLinear::new(&made, wanted)
-                    .map_err(|error| error.context(&weight))?;
+                let layer =
+                    QuantizedLinear::new(&made, wanted).map_err(|error| error.context(&weight))?;
                 adapted(layer)
             }
             _ => cast(made, dtype),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use entrenar_base::{DType, Error, Result};
-use entrenar_nn::{Init, Parameters};
+use entrenar_nn::{Init, Parameters, Projections};
 use entrenar_tune::lora::{self, LoraInit};
 use entrenar_tune::quant::{self, Code, QuantConfig};
 use entrenar_tune::{LoraConfig, Targets};
@@ -56,13 +56,11 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
     let wanted = config.quantization.as_ref().map(code);
     let mut text = match (stored, &wanted) {
         (Some(stored), wanted) => {
-            let differs = |wanted: &QuantConfig| {
-                (wanted.kind, wanted.double) != (stored.kind, stored.double)
-            };
+            let differs =
+                |wanted: &QuantConfig| (wanted.kind, wanted.double) != (stored.kind, stored.double);
             if wanted.as_ref().is_some_and(differs) {
-                notes.push(
-                    "the base is in 4 bits already: `quantization` has no effect".to_owned(),
-                );
+                notes
+                    .push("the base is in 4 bits already: `quantization` has no effect".to_owned());
             }
             open_quantized(directory, Some(dtype), None, &[])?
         }
@@ -83,14 +81,25 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
         let template = jinja(template)?.to_owned();
         text.tokenizer = text.tokenizer.with_chat_template(template);
     }
-    let adapter = config.adapter.as_ref().map(|a| settings(a, config));
+    let mut adapter = config.adapter.as_ref().map(|a| settings(a, config));
+    if let Some(adapter) = &mut adapter {
+        let mut linear = Vec::new();
+        text.model.visit_projections(&mut |path, _| {
+            linear.push(path.to_owned());
+            Ok(())
+        })?;
+        adapter.targets = adapter.targets.expanded(&linear);
+    }
     if let Some(adapter) = &adapter {
         let report = lora::attach(&mut text.model, adapter, &mut Init::new(config.seed))?;
         notes.push(report.to_string());
+        notes.extend(report.warnings);
     } else {
         let count = text.model.parameter_count();
         notes.push(format!("trainable parameters: {count} of {count}"));
     }
+    // What reading and quantizing took, and no step takes.
+    entrenar_cpu::alloc::trim(0);
     let trained = text.model.trainable_parameters();
     let tuned = Tuned {
         text,
@@ -131,6 +140,7 @@ pub(super) fn settings(adapter: &Adapter, config: &Config) -> LoraConfig {
         targets: match &adapter.targets {
             AdapterTargets::All(_) => Targets::AllLinear,
             AdapterTargets::Names(names) => Targets::Names(names.clone()),
+            AdapterTargets::Pattern { pattern } => Targets::Pattern(pattern.clone()),
         },
         modules_to_save: adapter.modules_to_save.clone(),
         rank_pattern: adapter.rank_pattern.clone().into_iter().collect(),

@@ -106,6 +106,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
             let settings = opening::settings(adapter, config);
             let report = lora::attach(&mut text.model, &settings, &mut Init::new(config.seed))?;
             notes.push(report.to_string());
+            notes.extend(report.warnings);
             report.trainable as u64
         }
         None => total,
