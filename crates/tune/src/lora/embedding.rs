@@ -8,6 +8,7 @@ use std::any::Any;
 use entrenar_core::{DType, Error, Result, Tensor};
 use entrenar_nn::{Ctx, Init, Lookup, LookupAdapter, Parameter, Parameters, Visitor};
 
+use super::Parts;
 use super::config::LayerSettings;
 
 /// Row i of W + s · (B A)ᵀ for index i, W frozen; with a magnitude m, each column of that is first
@@ -78,7 +79,7 @@ impl LoraEmbedding {
     }
 
     /// The adapter's own parameters by PEFT's names after the embedding's path.
-    pub fn named(&self) -> Vec<(&'static str, &Parameter)> {
+    pub fn named(&self) -> Parts<'_> {
         let mut all = vec![
             ("lora_embedding_A", &self.lora_a),
             ("lora_embedding_B", &self.lora_b),

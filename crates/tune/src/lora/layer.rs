@@ -8,6 +8,7 @@ use entrenar_nn::{
     Projection, TransposedLinear, Visitor,
 };
 
+use super::Parts;
 use super::config::{LayerSettings, LoraInit};
 use super::pissa;
 use crate::quant::{self, QuantizedLinear};
@@ -130,7 +131,7 @@ impl LoraLinear {
     }
 
     /// The adapter's own parameters by PEFT's names after the layer's path.
-    pub fn named(&self) -> Vec<(&'static str, &Parameter)> {
+    pub fn named(&self) -> Parts<'_> {
         let mut all = vec![
             ("lora_A.weight", &self.lora_a),
             ("lora_B.weight", &self.lora_b),

@@ -185,6 +185,9 @@ pub fn report(model: &mut (impl Projections + ?Sized)) -> AdapterReport {
     }
 }
 
+/// An adapter's own parameters, by PEFT's names after its layer's path.
+pub type Parts<'a> = Vec<(&'static str, &'a Parameter)>;
+
 /// Calls `visit` with each adapted layer's path and the adapter's own parameters by PEFT's names after
 /// it, embeddings last.
 ///
@@ -192,7 +195,7 @@ pub fn report(model: &mut (impl Projections + ?Sized)) -> AdapterReport {
 /// The first that `visit` reports.
 pub fn each_adapter(
     model: &mut (impl Projections + ?Sized),
-    visit: &mut dyn FnMut(&str, Vec<(&'static str, &Parameter)>) -> Result<()>,
+    visit: &mut dyn FnMut(&str, Parts<'_>) -> Result<()>,
 ) -> Result<()> {
     each(model, &mut |path, layer| visit(path, layer.named()))?;
     model.visit_lookups(&mut |path, table| match LoraEmbedding::of(table) {
