@@ -1,9 +1,10 @@
 """Writes crates/tune/tests/data/<name>/: adapters as PEFT saves them for the tiny models of
 language_models.py, and golden.safetensors with the adapted model's logits and gradients.
 
-Run: python oracles/lora.py              (needs torch, transformers, peft, safetensors)
+Run: python oracles/lora.py [NAME...]    (needs torch, transformers, peft, safetensors)
      python oracles/lora.py --check DIR MODEL   loads an adapter directory that we wrote with PEFT and
-     prints the largest difference of its logits from DIR/logits.safetensors.
+     prints the largest difference of its logits from DIR/logits.safetensors; fails when it is above 1e-4 of
+     them. The test below writes such directories where ENTRENAR_KEEP says.
 Neighbour: crates/tune/tests/peft.rs.
 """
 
@@ -29,16 +30,21 @@ CASES = {
     "conv1d-dora": ("gpt2", dict(r=2, lora_alpha=3, use_dora=True, target_modules=["c_attn"], fan_in_fan_out=True)),
     "all": ("mistral", dict(r=2, lora_alpha=2, target_modules="all-linear")),
     "saved": ("llama", dict(r=2, lora_alpha=2, target_modules=["v_proj"], modules_to_save=["lm_head", "layers.0.input_layernorm"])),
+    "embedding": ("llama", dict(r=3, lora_alpha=4, use_rslora=True, target_modules=["embed_tokens", "q_proj"], rank_pattern={"embed_tokens": 2})),
+    "embedding-tied": ("qwen2", dict(r=2, lora_alpha=4, target_modules=["embed_tokens", "v_proj"])),
+    "embedding-dora": ("gpt2", dict(r=2, lora_alpha=3, use_dora=True, target_modules=["wte", "wpe", "c_attn"], fan_in_fan_out=True)),
 }
 
 
 def main():
     for seed, (name, (base, options)) in enumerate(CASES.items()):
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         torch.manual_seed(200 + seed)
         model = AutoModelForCausalLM.from_pretrained(MODELS / base, attn_implementation="eager").float()
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
         for n, p in model.named_parameters():
-            if "lora_B" in n:
+            if "lora_B" in n or "lora_embedding_A" in n:
                 p.data = 0.2 * torch.randn_like(p)
             if "modules_to_save" in n:
                 p.data = p.data + 0.1 * torch.randn_like(p)
@@ -60,8 +66,16 @@ def main():
                 # As in the file: without the adapter's name.
                 key = n.replace(".default", "").replace(".modules_to_save", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
                 out[f"gradient.{key}"] = p.grad.clone()
-        save_file({k: v.contiguous() for k, v in out.items()}, folder / "golden.safetensors")
         trainable, total = model.get_nb_trainable_parameters()
+        with torch.no_grad():
+            merged = model.eval().merge_and_unload()
+            if name.startswith("embedding"):
+                # A tied output layer changes with the embedding, and then these are not the adapter's logits.
+                out["merged_logits"] = merged(tokens).logits
+                tables = ("embed_tokens", "wte", "wpe")
+                out |= {f"merged.{n}": p.clone() for n, p in merged.named_parameters() if n.split(".")[-2] in tables}
+                print("merged logits differ by", (out["merged_logits"] - logits).abs().max().item())
+        save_file({k: v.contiguous() for k, v in out.items()}, folder / "golden.safetensors")
         print(name, base, loss.item(), trainable, total)
 
 
@@ -70,7 +84,9 @@ def check(folder, base):
     model = PeftModel.from_pretrained(model, folder).eval()
     ours = load_file(pathlib.Path(folder) / "logits.safetensors")
     logits = model(ours["tokens"]).logits
-    print(folder, base, "largest difference", (logits - ours["logits"]).abs().max().item(), "of", logits.abs().max().item())
+    off, size = (logits - ours["logits"]).abs().max().item(), logits.abs().max().item()
+    print(folder, base, "largest difference", off, "of", size)
+    sys.exit(off > 1e-4 * size)
 
 
 if __name__ == "__main__":

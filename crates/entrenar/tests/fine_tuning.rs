@@ -163,6 +163,8 @@ fn every_kind_of_adapter_trains_resumes_and_merges() {
         ("pissa", &["adapter.init=pissa"]),
         ("noise", &["train.neftune_noise_alpha=5"]),
         ("saved", &["adapter.modules_to_save=[ln_f]"]),
+        ("positions", &["adapter.targets=[all-linear, wpe]"]),
+        ("pattern", &[r"adapter.targets={pattern: '.*\.(c_fc|wpe)'}"]),
     ] {
         let mut sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
         let run = tune(name, &sets);
@@ -186,6 +188,30 @@ fn every_kind_of_adapter_trains_resumes_and_merges() {
         let alone = loss(&["--model", &merged, "--data", &text]);
         assert!((adapted - alone).abs() < 1e-5, "{name}: {adapted} {alone}");
     }
+}
+
+#[test]
+fn the_adapter_of_an_embedding_is_not_that_of_the_output_layer() {
+    let (base, text, config) = (at("base"), at("text.txt"), at("lora.yaml"));
+    let (run, merged) = (at("tied"), at("tied-merged"));
+    let mut train = entrenar();
+    train.args(["train", &config, "--run-dir", &run]);
+    train.args(["--set", "adapter.targets=[c_attn, wte]"]);
+    let output = train.output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let warned = "the output layer is tied to transformer.wte";
+    assert!(stderr(&output).contains(warned), "{}", stderr(&output));
+    let adapter = format!("{run}/model");
+    let adapted = loss(&["--model", &base, "--adapter", &adapter, "--data", &text]);
+    let mut merge = entrenar();
+    merge.args(["merge-adapter", "--model", &base]);
+    merge.args(["--adapter", &adapter, "--out", &merged]);
+    let output = merge.output().unwrap();
+    assert!(output.status.success());
+    assert!(stderr(&output).contains(warned), "{}", stderr(&output));
+    // As in PEFT, merging changes the output layer too.
+    let alone = loss(&["--model", &merged, "--data", &text]);
+    assert!((adapted - alone).abs() > 1e-3, "{adapted} {alone}");
 }
 
 #[test]

@@ -742,3 +742,67 @@ checkpoint: {times_per_epoch: 1}
     assert_eq!(loaded.config.adapter.unwrap().rank, 8);
     assert_eq!(loaded.config.quantization, None);
 }
+
+#[test]
+fn targets_and_strategies_of_axolotls_mean_what_they_mean_there() {
+    let list = AXOLOTL.find("lora_target_modules").unwrap();
+    let (before, after) = (
+        &AXOLOTL[..list],
+        &AXOLOTL[AXOLOTL.find("wandb_project").unwrap()..],
+    );
+    let targets = |lines: &str| {
+        let text = format!("{before}{lines}\n{after}");
+        let adapter = good(&text, &[]).config.adapter.unwrap();
+        serde_json::to_value(adapter.targets).unwrap()
+    };
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    for (lines, expected) in [
+        (
+            r"lora_target_modules: 'model\.layers\.\d+\.(mlp|self_attn)\.(up|q)_proj'",
+            r#"{"pattern": "model\\.layers\\.\\d+\\.(mlp|self_attn)\\.(up|q)_proj"}"#,
+        ),
+        ("lora_target_modules: all-linear", r#""all-linear""#),
+        ("lora_target_modules: q_proj", r#"["q_proj"]"#),
+        ("lora_target_linear: true", r#""all-linear""#),
+        (
+            "lora_target_linear: true\nlora_target_modules: [embed_tokens]",
+            r#"["all-linear", "embed_tokens"]"#,
+        ),
+        (
+            "lora_target_modules: [embed_tokens]\nlora_target_linear: true",
+            r#"["all-linear", "embed_tokens"]"#,
+        ),
+        (
+            "lora_target_linear: true\nlora_target_modules: '.*_proj'",
+            r#""all-linear""#,
+        ),
+        ("lora_target_linear: false", r#"["q_proj", "v_proj"]"#),
+    ] {
+        assert_eq!(targets(lines), json(expected), "{lines}");
+    }
+
+    let without = AXOLOTL
+        .replace("evals_per_epoch: 4\n", "eval_strategy: no\n")
+        .replace("saves_per_epoch: 1\n", "save_strategy: 'no'\n");
+    let config = good(&without, &[]).config;
+    let steps = |every| match every {
+        Every::Steps(steps) => steps,
+        other => panic!("{other:?}"),
+    };
+    assert!(steps(config.evaluate.every()) >= 1_000_000_000);
+    assert!(steps(config.checkpoint.every()) >= 1_000_000_000);
+}
+
+#[test]
+fn what_axolotls_dialect_lacks_is_told_where_it_belongs() {
+    let lines = |text: &str| {
+        let loaded = good(text, &[]);
+        let warnings = loaded.warnings.into_iter();
+        warnings
+            .map(|w| format!("{}: {}", w.location, w.path))
+            .collect::<Vec<_>>()
+    };
+    // Of the section `data`, the file has `datasets` first.
+    let text = AXOLOTL.replace("val_set_size: 0.1\n", "");
+    assert_eq!(lines(&text), ["test.yaml:5:1: data.validation"]);
+}

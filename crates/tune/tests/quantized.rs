@@ -134,6 +134,52 @@ fn layers_of_bitsandbytes_compute_the_same_and_are_written_the_same() {
 }
 
 #[test]
+fn adapters_on_a_quantized_base_can_be_merged_and_taken_out_again() {
+    for use_dora in [false, true] {
+        let mut model = model("llama");
+        let tokens = Tensor::from_vec(vec![1i64, 5, 9, 2], [1, 4]).unwrap();
+        let logits = |model: &LanguageModel| {
+            let cx = &mut Ctx::eval();
+            let x = model
+                .as_causal()
+                .features(&tokens, LmInput::default(), cx)
+                .unwrap();
+            model.as_causal().logits(&x, cx).unwrap().array().clone()
+        };
+        quant::quantize(&mut model, &QuantConfig::default(), &[]).unwrap();
+        let config = LoraConfig {
+            r: 2,
+            use_dora,
+            use_rslora: true,
+            ..Default::default()
+        };
+        lora::attach(&mut model, &config, &mut Init::new(1)).unwrap();
+        for (name, p) in model.trainable_parameters() {
+            if name.contains("lora_B") {
+                p.set(&Tensor::randn(p.shape(), DType::F32, 7).unwrap())
+                    .unwrap();
+            }
+        }
+        let before = logits(&model);
+        let held = |model: &mut LanguageModel| {
+            let state = quant::quantized_state(model).unwrap();
+            let state = state.into_iter().chain(model.state());
+            state
+                .map(|(name, a)| (name, a.to_f64_vec()))
+                .collect::<Vec<_>>()
+        };
+        let state = held(&mut model);
+        let merged = lora::merge_keeping(&mut model).unwrap();
+        assert_eq!(quant::report(&mut model).unwrap().layers.len(), 0);
+        let off = distance(&logits(&model), &before);
+        assert!(off < 1e-5, "merged logits differ by {off}");
+        lora::unmerge(&mut model, merged).unwrap();
+        assert!(held(&mut model) == state, "dora: {use_dora}");
+        assert_eq!(logits(&model).to_f64_vec(), before.to_f64_vec());
+    }
+}
+
+#[test]
 fn pissa_is_that_of_peft() {
     let file = data("pissa.safetensors");
     for (name, iterations) in [("wide", None), ("tall", None), ("search", Some(16))] {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use entrenar_core::{Array, DType, Error, Result, Shape, Tensor};
 use entrenar_nn::{
-    Embedding, Init, LayerNorm, Linear, Parameter, Projection, RMSNorm, TransposedLinear,
+    Embedding, Init, LayerNorm, Linear, Lookup, Parameter, Projection, RMSNorm, TransposedLinear,
 };
 
 /// What a fresh parameter begins with.
@@ -24,63 +24,89 @@ pub enum Start {
 /// Where parameters come from.
 enum Source {
     Random(Init),
-    Given(BTreeMap<String, Array>),
+    Given(Arrays),
 }
 
+/// Arrays by name.
+pub type Arrays = BTreeMap<String, Array>;
+
+/// Exchanges a projection that was just made, by its path; it may take arrays that were given and not
+/// used yet.
+pub type Exchange<'a> = dyn FnMut(&str, Projection, &mut Arrays) -> Result<Projection> + 'a;
+
 /// Makes parameters by name.
-pub struct Builder {
+pub struct Builder<'a> {
     source: Source,
     path: Vec<String>,
     /// Given floats are cast to this.
     dtype: Option<DType>,
-    keep_projections: bool,
+    exchange: Option<&'a mut Exchange<'a>>,
     faults: Vec<String>,
     /// Parameters that a given source may lack, by the start of their names.
     fresh: Option<(Init, Vec<String>)>,
     made: Vec<String>,
 }
 
-impl Builder {
+impl<'a> Builder<'a> {
     /// Fresh parameters.
-    pub fn random(init: Init) -> Builder {
+    pub fn random(init: Init) -> Self {
         Builder::new(Source::Random(init), None)
     }
 
     /// Fresh parameters of this dtype.
-    pub fn random_in(init: Init, dtype: DType) -> Builder {
+    pub fn random_in(init: Init, dtype: DType) -> Self {
         Builder::new(Source::Random(init), Some(dtype))
     }
 
     /// Parameters from these arrays; floats are cast to `dtype` where one is named, and otherwise
     /// used as they are, without a copy.
-    pub fn given(
-        arrays: impl IntoIterator<Item = (String, Array)>,
-        dtype: Option<DType>,
-    ) -> Builder {
+    pub fn given(arrays: impl IntoIterator<Item = (String, Array)>, dtype: Option<DType>) -> Self {
         Builder::new(Source::Given(arrays.into_iter().collect()), dtype)
     }
 
-    fn new(source: Source, dtype: Option<DType>) -> Builder {
+    fn new(source: Source, dtype: Option<DType>) -> Self {
         Builder {
             source,
             path: Vec::new(),
             dtype,
-            keep_projections: false,
+            exchange: None,
             faults: Vec::new(),
             fresh: None,
             made: Vec::new(),
         }
     }
 
-    /// Leaves the weights of projections in the dtype they have: they will be quantized.
-    pub(crate) fn keep_projections(mut self, keep: bool) -> Builder {
-        self.keep_projections = keep;
+    /// Hands every projection to `exchange` as soon as it is made, before the next, so that a model is
+    /// quantized without ever being held whole. A given weight is not cast first. One that is stored
+    /// as bytes stays among the given arrays for `exchange`, and zeros that take no memory stand in.
+    ///
+    /// ```
+    /// use entrenar_core::DType;
+    /// use entrenar_nn::Init;
+    /// use entrenar_zoo::{Builder, Decoder, DecoderConfig};
+    /// let config = DecoderConfig {
+    ///     vocab_size: 5, hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1,
+    ///     num_attention_heads: 2, num_key_value_heads: 1, head_dim: 4, windows: vec![None],
+    ///     ..Default::default()
+    /// };
+    /// let mut paths = Vec::new();
+    /// let mut exchange = |path: &str, made, _: &mut _| {
+    ///     paths.push(path.to_string());
+    ///     Ok(made)
+    /// };
+    /// Decoder::new(config, &mut Builder::random(Init::new(0)).exchanging(&mut exchange))?;
+    /// assert_eq!(paths[0], "model.layers.0.self_attn.q_proj");
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn exchanging(mut self, exchange: &'a mut Exchange<'a>) -> Self {
+        self.exchange = Some(exchange);
         self
     }
 
     /// Lets parameters whose names begin with one of `prefixes` begin afresh where they are not
     /// given: a new head on a published encoder. [`Builder::made`] tells which did.
-    pub fn with_fresh(mut self, init: Init, prefixes: &[&str]) -> Builder {
+    pub fn with_fresh(mut self, init: Init, prefixes: &[&str]) -> Self {
         let prefixes = prefixes.iter().map(|p| p.to_string()).collect();
         self.fresh = Some((init, prefixes));
         self
@@ -92,7 +118,7 @@ impl Builder {
     }
 
     /// Runs `f` with `name` appended to the path.
-    pub fn scope<R>(&mut self, name: impl Into<String>, f: impl FnOnce(&mut Builder) -> R) -> R {
+    pub fn scope<R>(&mut self, name: impl Into<String>, f: impl FnOnce(&mut Self) -> R) -> R {
         self.path.push(name.into());
         let result = f(self);
         self.path.pop();
@@ -165,12 +191,40 @@ impl Builder {
         Ok(Tensor::from(zero))
     }
 
-    /// [`Builder::tensor`] without a cast.
-    fn as_it_is(&mut self, name: &str, shape: [usize; 2], start: Start) -> Result<Tensor> {
-        let dtype = self.dtype.take();
-        let made = self.tensor(name, shape, start);
+    /// The weight of a projection. One that will be exchanged is not cast, and its bytes are left to
+    /// the exchange.
+    fn weight(&mut self, shape: [usize; 2], std: f64) -> Result<Tensor> {
+        if self.exchange.is_none() {
+            return self.tensor("weight", shape, Start::Normal(std));
+        }
+        let full = self.full("weight");
+        if let Source::Given(arrays) = &self.source
+            && arrays.get(&full).is_some_and(|a| a.dtype() == DType::U8)
+        {
+            return Ok(Tensor::from(
+                Array::scalar(0.0f32).broadcast_to(&shape.into())?,
+            ));
+        }
+        let given = matches!(self.source, Source::Given(_));
+        let dtype = self.dtype;
+        if given {
+            self.dtype = None;
+        }
+        let made = self.tensor("weight", shape, Start::Normal(std));
         self.dtype = dtype;
         made
+    }
+
+    /// What is to stand at the present path in place of a projection.
+    fn exchanged(&mut self, made: Projection) -> Result<Projection> {
+        let path = self.path.join(".");
+        let Some(exchange) = &mut self.exchange else {
+            return Ok(made);
+        };
+        match &mut self.source {
+            Source::Given(arrays) => exchange(&path, made, arrays),
+            Source::Random(_) => exchange(&path, made, &mut Arrays::new()),
+        }
     }
 
     /// A linear layer `name` with weight `[outputs, inputs]`.
@@ -204,16 +258,13 @@ impl Builder {
         bias: bool,
         std: f64,
     ) -> Result<Projection> {
-        if !self.keep_projections {
-            return Ok(Projection::Linear(self.linear(name, sizes, bias, std)?));
-        }
         let (inputs, outputs) = sizes;
         self.scope(name, |b| {
-            let weight = b.as_it_is("weight", [outputs, inputs], Start::Normal(std))?;
+            let weight = b.weight([outputs, inputs], std)?;
             let bias = bias
                 .then(|| b.tensor("bias", [outputs], Start::Constant(0.0)))
                 .transpose()?;
-            Ok(Projection::Linear(Linear::from_tensors(weight, bias)?))
+            b.exchanged(Projection::Linear(Linear::from_tensors(weight, bias)?))
         })
     }
 
@@ -228,13 +279,9 @@ impl Builder {
         std: f64,
     ) -> Result<Projection> {
         self.scope(name, |b| {
-            let (shape, start) = ([inputs, outputs], Start::Normal(std));
-            let weight = match b.keep_projections {
-                true => b.as_it_is("weight", shape, start)?,
-                false => b.tensor("weight", shape, start)?,
-            };
+            let weight = b.weight([inputs, outputs], std)?;
             let bias = b.tensor("bias", [outputs], Start::Constant(0.0))?;
-            Ok(Projection::Transposed(TransposedLinear {
+            b.exchanged(Projection::Transposed(TransposedLinear {
                 weight: Parameter::new(weight)?,
                 bias: Some(Parameter::new(bias)?),
             }))
@@ -256,6 +303,22 @@ impl Builder {
             b.tensor("weight", [count, width], Start::Normal(std))
         })?;
         Embedding::from_tensor(weight)
+    }
+
+    /// [`Builder::embedding`] that can get an adapter; `tied` says whether the output layer uses it too.
+    ///
+    /// # Errors
+    /// When the size overflows.
+    pub fn lookup(
+        &mut self,
+        name: &str,
+        sizes: (usize, usize),
+        std: f64,
+        tied: bool,
+    ) -> Result<Lookup> {
+        let (count, width) = sizes;
+        let made = Lookup::from(self.embedding(name, count, width, std)?);
+        Ok(Lookup { tied, ..made })
     }
 
     /// An RMS norm over `width` numbers.

@@ -64,8 +64,13 @@ pub trait CausalLm: Module {
     /// Number of layers, which is the number of entries of a [`KvCache`].
     fn layers(&self) -> usize;
 
-    /// Longest sequence.
+    /// Longest sequence that the model was made for.
     fn context(&self) -> usize;
+
+    /// Whether a sequence may be longer: positions are computed, not looked up in a table.
+    fn has_open_context(&self) -> bool {
+        false
+    }
 
     /// Whether [`LmInput::cache`] is understood.
     fn has_cache(&self) -> bool {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use entrenar_core::ops::attention::AttentionOptions;
 use entrenar_core::{Error, Result, Tensor};
 use entrenar_nn::{
-    Ctx, Dropout, Embedding, LayerNorm, Module, Parameter, Parameters, Projection, Projections,
+    Ctx, Dropout, LayerNorm, Lookup, Module, Parameter, Parameters, Projection, Projections,
 };
 use serde_json::{Map, Value, json};
 
@@ -161,9 +161,9 @@ pub struct Gpt2Block {
 #[derive(Module)]
 pub struct Gpt2Model {
     /// Token embedding.
-    pub wte: Embedding,
+    pub wte: Lookup,
     /// Position embedding.
-    pub wpe: Embedding,
+    pub wpe: Lookup,
     /// The blocks.
     pub h: Vec<Arc<Gpt2Block>>,
     /// The last norm.
@@ -306,8 +306,8 @@ impl Gpt2 {
         let c = &config;
         let transformer = builder.scope("transformer", |b| {
             Ok::<_, Error>(Gpt2Model {
-                wte: b.embedding("wte", c.vocab_size, c.n_embd, c.initializer_range)?,
-                wpe: b.embedding("wpe", c.n_positions, c.n_embd, c.initializer_range)?,
+                wte: b.lookup("wte", (c.vocab_size, c.n_embd), c.initializer_range, true)?,
+                wpe: b.lookup("wpe", (c.n_positions, c.n_embd), c.initializer_range, false)?,
                 h: b.scope("h", |b| {
                     (0..c.n_layer)
                         .map(|i| b.scope(i.to_string(), |b| Gpt2Block::new(c, b).map(Arc::new)))
@@ -346,6 +346,14 @@ impl Projections for Gpt2 {
             }
         }
         Ok(())
+    }
+
+    fn visit_lookups(
+        &mut self,
+        visit: &mut dyn FnMut(&str, &mut Lookup) -> Result<()>,
+    ) -> Result<()> {
+        visit("transformer.wte", &mut self.transformer.wte)?;
+        visit("transformer.wpe", &mut self.transformer.wpe)
     }
 }
 

@@ -36,7 +36,7 @@ pub mod tokenizer;
 
 pub use architecture::{Architecture, Model};
 pub use bert::{Bert, BertConfig, BertHead, BertInput, Pooling, PoolingMode, TokenRows};
-pub use build::{Builder, Start};
+pub use build::{Arrays, Builder, Exchange, Start};
 pub use causal::{CausalLm, LmInput};
 pub use chat::ChatTemplate;
 pub use cnn::{Cnn, CnnConfig};

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 
 use entrenar_core::{Array, DType, Error, Result, Tensor};
 use entrenar_io::Weights;
-use entrenar_nn::{Ctx, Init, Module, NamedArrays, Parameters, Projection, Projections, Visitor};
+use entrenar_nn::{
+    Ctx, Init, Lookup, Module, NamedArrays, Parameters, Projection, Projections, Visitor,
+};
 use serde_json::{Map, Value};
 
 use crate::bert::modern_names;
-use crate::build::Builder;
+use crate::build::{Builder, Exchange};
 use crate::causal::{CausalLm, LmInput};
 use crate::{Bert, BertConfig, Decoder, DecoderConfig, Gpt2, Gpt2Config, Tokenizer};
 
@@ -60,16 +62,20 @@ impl LanguageModel {
     /// When a file is missing or damaged, or the weights do not fit the config; the message names
     /// every tensor that does not.
     pub fn open(directory: impl AsRef<Path>, dtype: Option<DType>) -> Result<LanguageModel> {
-        read(directory.as_ref(), dtype, false)
+        read(directory.as_ref(), dtype, None)
     }
 
-    /// [`LanguageModel::open`] for weights that will be quantized: those of linear layers that can be
-    /// exchanged stay as they are, mapped from the file.
+    /// [`LanguageModel::open`] for a model of which linear layers are exchanged as they are made, see
+    /// [`Builder::exchanging`]: weights that are or will be quantized. Their dtype stays as it is.
     ///
     /// # Errors
-    /// As there.
-    pub fn open_to_quantize(directory: impl AsRef<Path>, dtype: DType) -> Result<LanguageModel> {
-        read(directory.as_ref(), Some(dtype), true)
+    /// As there, and what `exchange` reports.
+    pub fn open_exchanging<'a>(
+        directory: impl AsRef<Path>,
+        dtype: Option<DType>,
+        exchange: &'a mut Exchange<'a>,
+    ) -> Result<LanguageModel> {
+        read(directory.as_ref(), dtype, Some(exchange))
     }
 
     /// Whether the output layer is the token embedding.
@@ -117,17 +123,48 @@ impl LanguageModel {
             Some(tokenizer),
         )
     }
+
+    /// Writes a directory whose quantized weights are among `state`, in place of the model's own, and
+    /// described by `quantization`, which becomes `quantization_config` of `config.json`.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::save`].
+    pub fn save_quantized(
+        &self,
+        directory: impl AsRef<Path>,
+        state: &NamedArrays,
+        quantization: Map<String, Value>,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<()> {
+        let mut config = self.config();
+        config.insert(QUANTIZATION.into(), quantization.into());
+        name_dtype(&mut config, state);
+        write_directory(directory.as_ref(), &config, state, tokenizer)
+    }
 }
 
-/// The model in a directory; `keep` leaves the weights of projections as they are.
-fn read(directory: &Path, dtype: Option<DType>, keep: bool) -> Result<LanguageModel> {
+/// The key of `config.json` that says how weights are quantized.
+const QUANTIZATION: &str = "quantization_config";
+
+/// The model in a directory.
+fn read<'a>(
+    directory: &Path,
+    dtype: Option<DType>,
+    exchange: Option<&'a mut Exchange<'a>>,
+) -> Result<LanguageModel> {
     let config = read_config(directory)?;
     let named = |e: Error| e.context(directory.display());
+    if exchange.is_none() {
+        check_plain(&config).map_err(named)?;
+    }
     let mut arrays = Weights::open(directory)?.tensors()?;
     if config.get("model_type").and_then(Value::as_str) == Some("gpt2") {
         prefix(&mut arrays, "transformer.");
     }
-    let mut builder = Builder::given(arrays, dtype).keep_projections(keep);
+    let mut builder = Builder::given(arrays, dtype);
+    if let Some(exchange) = exchange {
+        builder = builder.exchanging(exchange);
+    }
     let model = LanguageModel::new(&config, &mut builder).map_err(named)?;
     let tied = model.tied();
     builder
@@ -139,14 +176,34 @@ fn read(directory: &Path, dtype: Option<DType>, keep: bool) -> Result<LanguageMo
     Ok(model)
 }
 
-/// Writes a directory whose config names the parameters' dtype.
+/// Refuses a directory whose weights are stored in few bits.
+fn check_plain(config: &Map<String, Value>) -> Result<()> {
+    match config.get(QUANTIZATION) {
+        None | Some(Value::Null) => Ok(()),
+        Some(_) => Err(Error::config(format!(
+            "config.json: `{QUANTIZATION}`: expected weights in floats, got quantized ones"
+        ))),
+    }
+}
+
+/// Writes a directory whose config names the parameters' dtype; its weights are all in floats.
 fn save(
     directory: &Path,
     mut config: Map<String, Value>,
     state: NamedArrays,
     tokenizer: Option<&Tokenizer>,
 ) -> Result<()> {
-    let dtype = state.first().map_or(DType::F32, |(_, a)| a.dtype());
+    config.remove(QUANTIZATION);
+    name_dtype(&mut config, &state);
+    write_directory(directory, &config, &state, tokenizer)
+}
+
+fn name_dtype(config: &mut Map<String, Value>, state: &NamedArrays) {
+    let float = |(_, a): &&(String, Array)| a.dtype().is_float();
+    let dtype = state
+        .iter()
+        .find(float)
+        .map_or(DType::F32, |(_, a)| a.dtype());
     let torch = match dtype {
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
@@ -155,7 +212,6 @@ fn save(
     };
     config.insert("dtype".into(), torch.into());
     config.insert("torch_dtype".into(), torch.into());
-    write_directory(directory, &config, &state, tokenizer)
 }
 
 impl Bert {
@@ -166,7 +222,9 @@ impl Bert {
     /// As [`LanguageModel::open`].
     pub fn open(directory: impl AsRef<Path>, dtype: Option<DType>) -> Result<Bert> {
         let directory = directory.as_ref();
-        let config = BertConfig::from_json(&read_config(directory)?)?;
+        let config = read_config(directory)?;
+        check_plain(&config)?;
+        let config = BertConfig::from_json(&config)?;
         let named = |e: Error| e.context(directory.display());
         let arrays = modern_names(Weights::open(directory)?.tensors()?, config.head);
         let mut builder = Builder::given(arrays, dtype);
@@ -206,7 +264,9 @@ impl Bert {
                 format!("{shown:?}"),
             ));
         }
-        let before = BertConfig::from_json(&read_config(directory)?)?;
+        let config = read_config(directory)?;
+        check_plain(&config)?;
+        let before = BertConfig::from_json(&config)?;
         let keeps = before
             .labels()
             .iter()
@@ -336,6 +396,16 @@ impl Projections for LanguageModel {
         match self {
             LanguageModel::Decoder(m) => m.visit_projections(visit),
             LanguageModel::Gpt2(m) => m.visit_projections(visit),
+        }
+    }
+
+    fn visit_lookups(
+        &mut self,
+        visit: &mut dyn FnMut(&str, &mut Lookup) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            LanguageModel::Decoder(m) => m.visit_lookups(visit),
+            LanguageModel::Gpt2(m) => m.visit_lookups(visit),
         }
     }
 }

@@ -11,6 +11,7 @@ use entrenar_core::{DType, Error, Result, Tensor, no_grad};
 use entrenar_nn::Ctx;
 use serde_json::{Map, Value, json};
 
+use crate::build::Exchange;
 use crate::pretrained::{LanguageModel, read_config};
 use crate::{ChatTemplate, LmInput, Sampling, Tokenizer, generate};
 
@@ -40,16 +41,18 @@ impl TextModel {
         TextModel::with(directory, LanguageModel::open(directory, dtype)?)
     }
 
-    /// [`TextModel::open`] by [`LanguageModel::open_to_quantize`].
+    /// [`TextModel::open`] by [`LanguageModel::open_exchanging`].
     ///
     /// # Errors
     /// As there.
-    pub fn open_to_quantize(directory: impl AsRef<Path>, dtype: DType) -> Result<TextModel> {
+    pub fn open_exchanging<'a>(
+        directory: impl AsRef<Path>,
+        dtype: Option<DType>,
+        exchange: &'a mut Exchange<'a>,
+    ) -> Result<TextModel> {
         let directory = directory.as_ref();
-        TextModel::with(
-            directory,
-            LanguageModel::open_to_quantize(directory, dtype)?,
-        )
+        let model = LanguageModel::open_exchanging(directory, dtype, exchange)?;
+        TextModel::with(directory, model)
     }
 
     fn with(directory: &Path, model: LanguageModel) -> Result<TextModel> {

@@ -14,6 +14,7 @@ mod inspect_data;
 mod merge_adapter;
 mod outcome;
 mod predict;
+mod quantize;
 mod schema;
 mod train;
 
@@ -22,7 +23,8 @@ pub(crate) use outcome::{Failure, json, print, print_bytes};
 use clap::{Parser, Subcommand};
 use entrenar::DType;
 use entrenar::train::trainer::open_text_model;
-use entrenar::tune::lora;
+use entrenar::tune::lora::{self, AdapterReport};
+use entrenar::tune::quant;
 use entrenar::zoo::TextModel;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -62,6 +64,7 @@ enum Command {
     Generate(generate::Args),
     Chat(chat::Args),
     MergeAdapter(merge_adapter::Args),
+    Quantize(quantize::Args),
     Inspect(inspect::Args),
     InspectData(inspect_data::Args),
     Init(init::Args),
@@ -101,19 +104,29 @@ pub(crate) fn text(path: &Path) -> Result<String, Failure> {
         .ok_or_else(|| Failure::Usage(format!("--data: the path is not UTF-8: {}", path.display())))
 }
 
-/// A published model with its tokenizer, in f32, an adapter merged into it.
+/// A published model with its tokenizer, in f32 (weights in 4 bits stay so), and an adapter on it. It
+/// is merged where it changes nothing but the time: into weights in floats, and not into an embedding
+/// that the output layer shares.
 pub(crate) fn text_model(model: &Path, adapter: Option<&Path>) -> Result<TextModel, Failure> {
     let mut opened = open_text_model(model, Some(DType::F32))?;
     if let Some(adapter) = adapter {
-        lora::load_adapter(&mut opened.model, adapter)?;
-        lora::merge(&mut opened.model)?;
-        // A template that the adapter was trained with goes before the base's.
-        let template = adapter.join("chat_template.jinja");
-        if let Ok(text) = std::fs::read_to_string(template) {
-            opened.tokenizer = opened.tokenizer.with_chat_template(text);
+        let report = apply(&mut opened, adapter)?;
+        if report.warnings.is_empty() && quant::report(&mut opened.model)?.layers.is_empty() {
+            lora::merge(&mut opened.model)?;
         }
     }
     Ok(opened)
+}
+
+/// Puts an adapter on a model, and its chat template.
+pub(crate) fn apply(opened: &mut TextModel, adapter: &Path) -> Result<AdapterReport, Failure> {
+    let (_, report) = lora::load_adapter(&mut opened.model, adapter)?;
+    // A template that the adapter was trained with goes before the base's.
+    let template = adapter.join("chat_template.jinja");
+    if let Ok(text) = std::fs::read_to_string(template) {
+        opened.tokenizer = opened.tokenizer.clone().with_chat_template(text);
+    }
+    Ok(report)
 }
 
 /// Whether standard error takes colours: a terminal, and NO_COLOR (no-color.org) unset or empty.
@@ -179,6 +192,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Generate(args) => generate::run(args, output),
         Command::Chat(args) => chat::run(args, output),
         Command::MergeAdapter(args) => merge_adapter::run(args, output),
+        Command::Quantize(args) => quantize::run(args, output),
         Command::Inspect(args) => inspect::run(args, output),
         Command::InspectData(args) => inspect_data::run(args, output),
         Command::Init(args) => init::run(args),

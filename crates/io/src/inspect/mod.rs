@@ -412,10 +412,31 @@ fn of_run(path: &Path, store: &Store, weights: Option<Weights>) -> Result<Inspec
     Ok(out)
 }
 
+/// Weights that bitsandbytes keeps in 4 bits count for the two numbers in each byte, and what describes
+/// them for nothing.
 fn count(tensors: &[TensorRow]) -> usize {
-    tensors
+    const STATE: &str = ".quant_state.bitsandbytes__";
+    const PARTS: [&str; 4] = [
+        ".absmax",
+        ".quant_map",
+        ".nested_absmax",
+        ".nested_quant_map",
+    ];
+    let quantized: BTreeSet<&str> = tensors
         .iter()
-        .fold(0usize, |n, t| n.saturating_add(t.parameters))
+        .filter_map(|t| Some(t.name.split_once(STATE)?.0))
+        .collect();
+    let describes = |name: &str| {
+        let mut parts = PARTS.iter().filter_map(|part| name.strip_suffix(part));
+        name.contains(STATE) || parts.any(|weight| quantized.contains(weight))
+    };
+    tensors.iter().fold(0usize, |n, t| {
+        n.saturating_add(match t.name.as_str() {
+            name if quantized.contains(name) => t.parameters.saturating_mul(2),
+            name if describes(name) => 0,
+            _ => t.parameters,
+        })
+    })
 }
 
 fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {

@@ -9,7 +9,7 @@ use std::any::Any;
 
 use entrenar_core::{Result, Tensor};
 
-use super::Linear;
+use super::{Linear, Lookup};
 use crate::{Ctx, Module, Parameter, Parameters, Visitor};
 
 /// y = x W + b with the weight stored `[in, out]`: `Conv1D` of GPT-2's checkpoints.
@@ -149,7 +149,7 @@ impl AdaptedLayer for Nothing {
     }
 }
 
-/// A model whose linear layers can be exchanged.
+/// A model whose linear layers can be exchanged, and whose embeddings can get adapters.
 pub trait Projections: Parameters {
     /// Calls `visit` with the path of each projection and the projection, in field order.
     ///
@@ -159,4 +159,17 @@ pub trait Projections: Parameters {
         &mut self,
         visit: &mut dyn FnMut(&str, &mut Projection) -> Result<()>,
     ) -> Result<()>;
+
+    /// Calls `visit` with the path of each embedding and the embedding, in field order; a model
+    /// need not let its embeddings have adapters.
+    ///
+    /// # Errors
+    /// The first that `visit` reports.
+    fn visit_lookups(
+        &mut self,
+        visit: &mut dyn FnMut(&str, &mut Lookup) -> Result<()>,
+    ) -> Result<()> {
+        let _ = visit;
+        Ok(())
+    }
 }

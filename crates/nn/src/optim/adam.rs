@@ -12,7 +12,8 @@ use entrenar_base::memory::Tag;
 use entrenar_base::{Array, Result};
 use entrenar_cpu::optim::{AdamStep, Real, Slot, adam_step};
 
-use super::slots::{Slots, State, Update, batches, check, writable, zeros_like};
+use super::adam_builder::{AdamBuilder, AdamSettings, BuiltByAdam, Sealed};
+use super::slots::{Slots, State, Update, batches, writable, zeros_like};
 use super::{Optimizer, ParamGroups};
 use crate::{NamedArrays, NamedParameters, Parameter};
 
@@ -60,94 +61,10 @@ impl State for Moments {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Settings {
-    learning_rate: f64,
-    betas: [f64; 2],
-    eps: f64,
-    weight_decay: f64,
+/// What [`Adam`] and [`AdamW`] have in common.
+struct Inner {
+    settings: AdamSettings,
     decoupled: bool,
-}
-
-impl Settings {
-    fn name(&self) -> &'static str {
-        if self.decoupled { "AdamW" } else { "Adam" }
-    }
-}
-
-/// Sets what [`Adam`] or [`AdamW`] starts with.
-#[derive(Clone, Debug)]
-pub struct AdamBuilder<O> {
-    settings: Settings,
-    optimizer: std::marker::PhantomData<O>,
-}
-
-impl<O: From<Inner>> AdamBuilder<O> {
-    fn new(decoupled: bool, weight_decay: f64) -> Self {
-        AdamBuilder {
-            settings: Settings {
-                learning_rate: 1e-3,
-                betas: [0.9, 0.999],
-                eps: 1e-8,
-                weight_decay,
-                decoupled,
-            },
-            optimizer: std::marker::PhantomData,
-        }
-    }
-
-    /// The learning rate; 0.001 by default.
-    #[must_use]
-    pub fn learning_rate(mut self, learning_rate: f64) -> Self {
-        self.settings.learning_rate = learning_rate;
-        self
-    }
-
-    /// β₁ and β₂; 0.9 and 0.999 by default.
-    #[must_use]
-    pub fn betas(mut self, beta1: f64, beta2: f64) -> Self {
-        self.settings.betas = [beta1, beta2];
-        self
-    }
-
-    /// ε; 1e-8 by default.
-    #[must_use]
-    pub fn eps(mut self, eps: f64) -> Self {
-        self.settings.eps = eps;
-        self
-    }
-
-    /// λ; 0 for Adam and 0.01 for AdamW by default.
-    #[must_use]
-    pub fn weight_decay(mut self, weight_decay: f64) -> Self {
-        self.settings.weight_decay = weight_decay;
-        self
-    }
-
-    /// The optimizer for these parameters: `&model`, a list of parameters, or groups.
-    ///
-    /// # Errors
-    /// When a setting is out of range, or a parameter occurs twice or is neither f32 nor f64.
-    #[track_caller]
-    pub fn build(self, parameters: impl Into<ParamGroups>) -> Result<O> {
-        let (s, name) = (self.settings, self.settings.name());
-        check(name, "learning rate", s.learning_rate, 0.0..=f64::MAX)?;
-        check(name, "eps", s.eps, 0.0..=f64::MAX)?;
-        check(name, "weight decay", s.weight_decay, 0.0..=f64::MAX)?;
-        // One itself would divide by zero at the first update.
-        let below_one = 0.0..=1.0 - f64::EPSILON / 2.0;
-        check(name, "first beta", s.betas[0], below_one.clone())?;
-        check(name, "second beta", s.betas[1], below_one)?;
-        Ok(O::from(Inner {
-            settings: s,
-            slots: Slots::new(name, parameters.into())?,
-        }))
-    }
-}
-
-/// What [`Adam`] and [`AdamW`] have in common; opaque.
-pub struct Inner {
-    settings: Settings,
     slots: Slots<Moments>,
 }
 
@@ -158,13 +75,18 @@ impl Inner {
         for u in &mut updates {
             u.state.step += 1;
         }
-        run::<f32>(&mut updates, s, gradient_scale)?;
-        run::<f64>(&mut updates, s, gradient_scale)
+        let kind = (s, self.decoupled);
+        run::<f32>(&mut updates, kind, gradient_scale)?;
+        run::<f64>(&mut updates, kind, gradient_scale)
     }
 }
 
 /// One dispatch for all parameters with the same settings and number of updates.
-fn run<T: Real>(updates: &mut [Update<'_, Moments>], s: Settings, scale: f64) -> Result<()> {
+fn run<T: Real>(
+    updates: &mut [Update<'_, Moments>],
+    (s, decoupled): (AdamSettings, bool),
+    scale: f64,
+) -> Result<()> {
     let same = |u: &Update<'_, Moments>| {
         (
             u.learning_rate.to_bits(),
@@ -174,14 +96,8 @@ fn run<T: Real>(updates: &mut [Update<'_, Moments>], s: Settings, scale: f64) ->
     };
     for batch in batches::<T, _, _>(updates, same) {
         let step = AdamStep {
-            lr: batch[0].learning_rate,
-            beta1: s.betas[0],
-            beta2: s.betas[1],
-            eps: s.eps,
-            weight_decay: batch[0].weight_decay,
-            decoupled: s.decoupled,
-            step: batch[0].state.step,
-            grad_scale: scale,
+            decoupled,
+            ..s.step(batch[0], batch[0].state.step, scale)
         };
         let mut slots = batch
             .into_iter()
@@ -216,13 +132,23 @@ macro_rules! adam {
 
             /// All settings by name.
             pub fn builder() -> AdamBuilder<Self> {
-                AdamBuilder::new($decoupled, $decay)
+                AdamBuilder::new($decay)
             }
         }
 
-        impl From<Inner> for $name {
-            fn from(inner: Inner) -> Self {
-                $name(inner)
+        impl Sealed for $name {}
+
+        impl BuiltByAdam for $name {
+            const NAME: &'static str = stringify!($name);
+
+            #[track_caller]
+            fn built(settings: AdamSettings, groups: ParamGroups) -> Result<Self> {
+                let slots = Slots::new(Self::NAME, groups)?;
+                Ok($name(Inner {
+                    settings,
+                    decoupled: $decoupled,
+                    slots,
+                }))
             }
         }
 
@@ -243,7 +169,7 @@ macro_rules! adam {
                 self.0.slots.save()
             }
             fn load_state(&mut self, state: &[(String, Array)]) -> Result<()> {
-                self.0.slots.load(self.0.settings.name(), state)
+                self.0.slots.load(Self::NAME, state)
             }
         }
     };

@@ -8,10 +8,11 @@ use std::collections::HashMap;
 
 use entrenar_base::memory::Tag;
 use entrenar_base::{Array, DType, Result};
-use entrenar_cpu::optim::{AdamStep, Real, Slot, adam_step};
+use entrenar_cpu::optim::{Real, Slot, adam_step};
 use entrenar_cpu::optim8::{BLOCK, Moment, Slot8, adam8_step};
 
-use super::slots::{Slots, State, Update, batches, check, writable, zeros_like};
+use super::adam_builder::{AdamBuilder, AdamSettings, BuiltByAdam, Sealed};
+use super::slots::{Slots, State, Update, batches, writable, zeros_like};
 use super::{Optimizer, ParamGroups};
 use crate::{NamedArrays, NamedParameters, Parameter};
 
@@ -109,70 +110,6 @@ impl State for Moments {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Settings {
-    learning_rate: f64,
-    betas: [f64; 2],
-    eps: f64,
-    weight_decay: f64,
-}
-
-/// Sets what [`AdamW8bit`] starts with.
-#[derive(Clone, Debug)]
-pub struct AdamW8bitBuilder(Settings);
-
-impl AdamW8bitBuilder {
-    /// The learning rate; 0.001 by default.
-    #[must_use]
-    pub fn learning_rate(mut self, learning_rate: f64) -> Self {
-        self.0.learning_rate = learning_rate;
-        self
-    }
-
-    /// β₁ and β₂; 0.9 and 0.999 by default.
-    #[must_use]
-    pub fn betas(mut self, beta1: f64, beta2: f64) -> Self {
-        self.0.betas = [beta1, beta2];
-        self
-    }
-
-    /// ε; 1e-8 by default.
-    #[must_use]
-    pub fn eps(mut self, eps: f64) -> Self {
-        self.0.eps = eps;
-        self
-    }
-
-    /// λ; 0.01 by default.
-    #[must_use]
-    pub fn weight_decay(mut self, weight_decay: f64) -> Self {
-        self.0.weight_decay = weight_decay;
-        self
-    }
-
-    /// The optimizer for these parameters: `&model`, a list of parameters, or groups.
-    ///
-    /// # Errors
-    /// When a setting is out of range, or a parameter occurs twice or is neither f32 nor f64.
-    #[track_caller]
-    pub fn build(self, parameters: impl Into<ParamGroups>) -> Result<AdamW8bit> {
-        let s = self.0;
-        check(NAME, "learning rate", s.learning_rate, 0.0..=f64::MAX)?;
-        check(NAME, "eps", s.eps, 0.0..=f64::MAX)?;
-        check(NAME, "weight decay", s.weight_decay, 0.0..=f64::MAX)?;
-        // One itself would divide by zero at the first update.
-        let below_one = 0.0..=1.0 - f64::EPSILON / 2.0;
-        check(NAME, "first beta", s.betas[0], below_one.clone())?;
-        check(NAME, "second beta", s.betas[1], below_one)?;
-        Ok(AdamW8bit {
-            settings: s,
-            slots: Slots::new(NAME, parameters.into())?,
-        })
-    }
-}
-
-const NAME: &str = "AdamW8bit";
-
 /// AdamW with moments in 8 bits (`bitsandbytes.optim.AdamW8bit`).
 ///
 /// ```
@@ -189,7 +126,7 @@ const NAME: &str = "AdamW8bit";
 /// # Ok::<(), entrenar_core::Error>(())
 /// ```
 pub struct AdamW8bit {
-    settings: Settings,
+    settings: AdamSettings,
     slots: Slots<Moments>,
 }
 
@@ -197,7 +134,7 @@ impl AdamW8bit {
     /// With this learning rate and bitsandbytes' defaults for the rest.
     ///
     /// # Errors
-    /// As [`AdamW8bitBuilder::build`].
+    /// As [`AdamBuilder::build`].
     #[track_caller]
     pub fn new(parameters: impl Into<ParamGroups>, learning_rate: f64) -> Result<AdamW8bit> {
         AdamW8bit::builder()
@@ -206,33 +143,25 @@ impl AdamW8bit {
     }
 
     /// All settings by name.
-    pub fn builder() -> AdamW8bitBuilder {
-        AdamW8bitBuilder(Settings {
-            learning_rate: 1e-3,
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            weight_decay: 0.01,
-        })
+    pub fn builder() -> AdamBuilder<AdamW8bit> {
+        AdamBuilder::new(0.01)
     }
 }
 
-impl Settings {
-    fn step(&self, u: &Update<'_, Moments>, grad_scale: f64) -> AdamStep {
-        AdamStep {
-            lr: u.learning_rate,
-            beta1: self.betas[0],
-            beta2: self.betas[1],
-            eps: self.eps,
-            weight_decay: u.weight_decay,
-            decoupled: true,
-            step: u.state.step,
-            grad_scale,
-        }
+impl Sealed for AdamW8bit {}
+
+impl BuiltByAdam for AdamW8bit {
+    const NAME: &'static str = "AdamW8bit";
+
+    #[track_caller]
+    fn built(settings: AdamSettings, groups: ParamGroups) -> Result<AdamW8bit> {
+        let slots = Slots::new(Self::NAME, groups)?;
+        Ok(AdamW8bit { settings, slots })
     }
 }
 
 /// The parameters with moments in their own dtype.
-fn plain<T: Real>(updates: &mut [Update<'_, Moments>], s: Settings, scale: f64) -> Result<()> {
+fn plain<T: Real>(updates: &mut [Update<'_, Moments>], s: AdamSettings, scale: f64) -> Result<()> {
     // Those in bytes have a key of their own and are passed over.
     let same = |u: &Update<'_, Moments>| {
         (
@@ -246,7 +175,7 @@ fn plain<T: Real>(updates: &mut [Update<'_, Moments>], s: Settings, scale: f64) 
         if batch[0].state.scales.is_some() {
             continue;
         }
-        let step = s.step(batch[0], scale);
+        let step = s.step(batch[0], batch[0].state.step, scale);
         let mut slots = batch
             .into_iter()
             .map(|u| {
@@ -273,7 +202,7 @@ impl Optimizer for AdamW8bit {
         plain::<f32>(&mut updates, s, gradient_scale)?;
         plain::<f64>(&mut updates, s, gradient_scale)?;
         for u in &mut updates {
-            let step = s.step(u, gradient_scale);
+            let step = s.step(u, u.state.step, gradient_scale);
             let state = &mut *u.state;
             let Some([first, second]) = &mut state.scales else {
                 continue;
@@ -312,6 +241,6 @@ impl Optimizer for AdamW8bit {
     }
 
     fn load_state(&mut self, state: &[(String, Array)]) -> Result<()> {
-        self.slots.load(NAME, state)
+        self.slots.load(Self::NAME, state)
     }
 }

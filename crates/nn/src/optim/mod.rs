@@ -6,12 +6,14 @@
 
 mod adam;
 mod adam8;
+mod adam_builder;
 mod clip;
 mod sgd;
 mod slots;
 
-pub use adam::{Adam, AdamBuilder, AdamW};
-pub use adam8::{AdamW8bit, AdamW8bitBuilder};
+pub use adam::{Adam, AdamW};
+pub use adam_builder::AdamBuilder;
+pub use adam8::AdamW8bit;
 pub use clip::{clip_factor, clip_grad_norm, clip_grad_value, grad_norm, non_finite_gradient};
 pub use sgd::{Sgd, SgdBuilder};
 

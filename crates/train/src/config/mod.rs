@@ -202,7 +202,7 @@ pub fn parse(
         }
         Some(Err(faults)) => {
             for (place, key, message) in faults {
-                problems.push(problem(&names, Some(place), &key, message));
+                problems.push(problem(&names, place, &key, message));
             }
             return Err(finish(problems));
         }

@@ -10,7 +10,7 @@
 //! evaluation, `session` and `state` what is carried and what is saved, `objective` and `callback`
 //! what others may supply; `from_config`, `recipe` and `model` make a run from a config,
 //! `tuned` one that begins with a published model, `trained` and
-//! `predict` serve the final model.
+//! `predict` serve the final model, `quantized` opens and writes weights in 4 bits.
 
 mod callback;
 mod evaluate;
@@ -19,6 +19,7 @@ mod from_config;
 mod model;
 mod objective;
 mod predict;
+mod quantized;
 mod recipe;
 mod session;
 mod settings;
@@ -37,6 +38,7 @@ pub use from_config::{RunOptions, RunOutcome, run_config};
 pub use model::NextToken;
 pub use objective::{BinaryCrossEntropy, CrossEntropy, MeanSquaredError, Measure, Objective};
 pub use predict::{Prediction, PredictionFormat};
+pub use quantized::{open_quantized, save_quantized, stored_quantization};
 pub use settings::{NanPolicy, Settings, Unit};
 pub use trained::{TrainedModel, is_text_model, open_text_model};
 pub use tuned::{Plan, TextClassifier, inspect_rows, plan};

@@ -19,6 +19,7 @@ use super::evaluate::{Evaluation, evaluate};
 use super::from_config::model_directory;
 use super::model::{NextToken, check_fits, check_size};
 use super::objective::{CrossEntropy, MeanSquaredError, Objective};
+use super::quantized::{open_quantized, stored_quantization};
 use super::recipe;
 use super::state::{MODEL_FILE, metadata};
 use crate::config::{Generate, Task};
@@ -287,23 +288,35 @@ pub fn is_text_model(path: &Path) -> bool {
     TextModel::is_in(&model_directory(path))
 }
 
-/// A language model to fine-tune, to adapt or to merge: a directory as published on a hub, or what a
-/// run left. Floats are cast to `dtype` where one is named.
+/// The directory of a model: of a run its final model, of a hub's id its snapshot.
 ///
 /// # Errors
 ///
-/// What is wrong with the directory.
-pub fn open_text_model(path: &Path, dtype: Option<DType>) -> Result<TextModel> {
-    let mut directory = model_directory(path);
+/// When an id is not at hand.
+pub(super) fn resolved(path: &Path) -> Result<PathBuf> {
     if let Some(id) = path.to_str()
         && path.is_relative()
         && !path.exists()
         && id.split('/').count() == 2
     {
-        directory = entrenar_io::hub::resolve(id, None)?;
+        return entrenar_io::hub::resolve(id, None);
     }
+    Ok(model_directory(path))
+}
+
+/// A language model to fine-tune, to adapt or to merge: a directory as published on a hub, or what a
+/// run left. Floats are cast to `dtype` where one is named; weights that are stored in 4 bits stay so.
+///
+/// # Errors
+///
+/// What is wrong with the directory.
+pub fn open_text_model(path: &Path, dtype: Option<DType>) -> Result<TextModel> {
+    let directory = resolved(path)?;
     if is_text_model(&directory) {
-        return TextModel::open(&directory, dtype);
+        return match stored_quantization(&directory)? {
+            Some(_) => open_quantized(&directory, dtype, None, &[]),
+            None => TextModel::open(&directory, dtype),
+        };
     }
     TrainedModel::open(&directory)?
         .published()

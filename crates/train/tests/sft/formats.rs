@@ -148,6 +148,29 @@ fn roles_are_learned_as_chosen() {
     // All but the first token, which nothing predicts.
     let (whole, learned) = place.texts(&samples, 0);
     assert_eq!(whole, format!("<|im_start|>{learned}"));
+    // All but the ends that are not to be learned, with marks and without.
+    for template in ["chatml", UNMARKED] {
+        for (eos, ends) in [
+            (TrainOnEos::All, 5),
+            (TrainOnEos::Turn, 5),
+            (TrainOnEos::Last, 1),
+            (TrainOnEos::None, 0),
+        ] {
+            let config = SftConfig {
+                train_on_eos: eos,
+                chat_template: Some(template.to_string()),
+                ..all.clone()
+            };
+            let samples = place.rows(&[chat()], &config);
+            let (with, without) = place.texts(&samples, 0);
+            assert_eq!(with, whole);
+            assert_eq!(without.matches("<|im_end|>").count(), ends, "{eos:?}");
+            assert_eq!(
+                without.replace("<|im_end|>", ""),
+                learned.replace("<|im_end|>", "")
+            );
+        }
+    }
 }
 
 #[test]

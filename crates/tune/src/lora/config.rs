@@ -11,9 +11,10 @@ use serde_json::{Map, Value, json};
 pub enum Targets {
     /// Every linear layer but the output layer.
     AllLinear,
-    /// Layers whose path is an entry or ends with `.` and an entry.
+    /// Layers, and embeddings, whose path is an entry or ends with `.` and an entry; the entry
+    /// `all-linear` means every linear layer but the output layer.
     Names(Vec<String>),
-    /// Layers whose whole path the expression matches.
+    /// Layers and embeddings whose whole path the expression matches.
     Pattern(String),
 }
 
@@ -161,28 +162,53 @@ pub(super) fn within(entry: &str, path: &str) -> bool {
     })
 }
 
+/// The word for every linear layer but the output layer.
+const ALL_LINEAR: &str = "all-linear";
+
 impl Targets {
-    /// The layers of `names` that get adapters.
+    /// The same with the ends of all names in place of an entry `all-linear`, which PEFT knows alone only.
+    pub fn expanded(&self, linear: &[String]) -> Targets {
+        match self {
+            Targets::Names(entries) if entries.iter().any(|e| e == ALL_LINEAR) => {
+                let ends = linear.iter().filter_map(|n| n.rsplit('.').next());
+                let others = entries.iter().map(String::as_str);
+                let all: BTreeSet<&str> = ends.chain(others).filter(|e| *e != ALL_LINEAR).collect();
+                Targets::Names(all.into_iter().map(str::to_string).collect())
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// The layers that get adapters: linear layers `linear`, and `embeddings` that are named.
     ///
     /// # Errors
     /// When there are none, an entry matches none, or the expression is not valid.
-    pub fn choose(&self, names: &[String]) -> Result<BTreeSet<String>> {
+    pub fn choose(&self, linear: &[String], embeddings: &[String]) -> Result<BTreeSet<String>> {
+        let names: Vec<&String> = linear.iter().chain(embeddings).collect();
         let nothing = |what: &str| {
-            let ends: BTreeSet<&str> = names.iter().filter_map(|n| n.rsplit('.').next()).collect();
-            let ends: Vec<&str> = ends.into_iter().collect();
+            let ends = |names: &[String]| {
+                let ends: BTreeSet<&str> =
+                    names.iter().filter_map(|n| n.rsplit('.').next()).collect();
+                ends.into_iter().collect::<Vec<_>>().join(", ")
+            };
+            let more = match ends(embeddings) {
+                none if none.is_empty() => none,
+                some => format!(", its embeddings with {some}"),
+            };
             Error::config(format!(
-                "lora: target_modules: {what} matches no linear layer of this model; its layers end with {}",
-                ends.join(", ")
+                "lora: target_modules: {what} matches no linear layer of this model; its layers end with {}{more}",
+                ends(linear)
             ))
         };
-        let chosen: BTreeSet<String> = match self {
-            Targets::AllLinear => names.iter().cloned().collect(),
+        let targets = self.expanded(linear);
+        let chosen: BTreeSet<String> = match &targets {
+            Targets::AllLinear => linear.iter().cloned().collect(),
             Targets::Pattern(pattern) => {
                 let whole = whole(pattern)?;
                 names
                     .iter()
                     .filter(|n| whole.is_match(n))
-                    .cloned()
+                    .map(|n| n.to_string())
                     .collect()
             }
             Targets::Names(entries) => {
@@ -195,8 +221,8 @@ impl Targets {
                 if let Some(lost) = entries.iter().find(|e| !names.iter().any(|n| fits(e, n))) {
                     return Err(nothing(&format!("`{lost}`")));
                 }
-                let chosen = |n: &&String| entries.iter().any(|e| fits(e, n));
-                names.iter().filter(chosen).cloned().collect()
+                let chosen = |n: &&&String| entries.iter().any(|e| fits(e, n));
+                names.iter().filter(chosen).map(|n| n.to_string()).collect()
             }
         };
         if chosen.is_empty() {
@@ -260,6 +286,11 @@ impl LoraConfig {
             }
         }
         Ok(())
+    }
+
+    /// Whether PEFT would put an embedding's adapter on the output layer that is tied to it.
+    pub(super) fn ensures_tying(&self) -> bool {
+        self.raw.get("ensure_weight_tying") == Some(&Value::Bool(true))
     }
 
     /// Whether the parameter at `path` belongs to one of `modules_to_save`.
@@ -343,7 +374,7 @@ impl LoraConfig {
             return Err(wrong("bias", "\"none\" (the others are not built)"));
         }
         let targets = match get("target_modules") {
-            Some(Value::String(s)) if s == "all-linear" => Targets::AllLinear,
+            Some(Value::String(s)) if s == ALL_LINEAR => Targets::AllLinear,
             Some(Value::String(s)) => Targets::Pattern(s.clone()),
             Some(Value::Array(list)) => {
                 let names = list.iter().map(|v| v.as_str().map(str::to_string));
@@ -441,7 +472,7 @@ impl LoraConfig {
             "lora_alpha": number(self.lora_alpha),
             "lora_dropout": self.lora_dropout,
             "target_modules": match &self.targets {
-                Targets::AllLinear => json!("all-linear"),
+                Targets::AllLinear => json!(ALL_LINEAR),
                 Targets::Names(names) => json!(names),
                 Targets::Pattern(pattern) => json!(pattern),
             },

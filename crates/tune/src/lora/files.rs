@@ -9,7 +9,7 @@ use entrenar_io::{Weights, write_atomic, write_safetensors};
 use entrenar_nn::{Init, NamedParameters, Projection, Projections};
 use serde_json::{Map, Value};
 
-use super::{AdapterReport, LoraConfig, LoraLinear, attach, each};
+use super::{AdapterReport, LoraConfig, LoraEmbedding, attach, each, each_adapter};
 
 const PREFIX: &str = "base_model.model.";
 
@@ -37,10 +37,13 @@ pub fn save_adapter(
 ) -> Result<()> {
     let mut state: Vec<(String, Array)> = Vec::new();
     let mut transposed = false;
-    each(model, &mut |path, layer| {
+    each(model, &mut |_, layer| {
         transposed |= matches!(layer.base(), Projection::Transposed(_));
-        let named = layer.state().into_iter();
-        state.extend(named.map(|(part, array)| (format!("{PREFIX}{path}.{part}"), array)));
+        Ok(())
+    })?;
+    each_adapter(model, &mut |path, parts| {
+        let named = parts.into_iter();
+        state.extend(named.map(|(part, p)| (format!("{PREFIX}{path}.{part}"), p.array())));
         Ok(())
     })?;
     if state.is_empty() {
@@ -95,7 +98,10 @@ pub fn load_adapter(
     let report = attach(model, &config, &mut Init::new(0))?;
     let mut faults = Vec::new();
     let mut values: Vec<(entrenar_nn::Parameter, Array)> = Vec::new();
-    let mut take = |name: String, parameter: &entrenar_nn::Parameter| match given.remove(&name) {
+    let mut take = |given: &mut BTreeMap<String, Array>,
+                    name: String,
+                    parameter: &entrenar_nn::Parameter| match given.remove(&name)
+    {
         Some(a) if *a.shape() == parameter.shape() && a.dtype().is_float() => {
             values.push((parameter.clone(), a));
         }
@@ -109,14 +115,28 @@ pub fn load_adapter(
     };
     let in_full = saved(model, &config);
     for (path, parameter) in &in_full {
-        take(format!("{PREFIX}{path}"), parameter);
+        take(&mut given, format!("{PREFIX}{path}"), parameter);
     }
-    each(model, &mut |path, layer: &mut LoraLinear| {
-        for (part, parameter) in layer.named() {
-            take(format!("{PREFIX}{path}.{part}"), parameter);
+    each_adapter(model, &mut |path, parts| {
+        for (part, parameter) in parts {
+            take(&mut given, format!("{PREFIX}{path}.{part}"), parameter);
         }
         Ok(())
     })?;
+    // PEFT stores the table of an embedding with its adapter, and so it is the one that counts.
+    let mut tables: Vec<(String, entrenar_nn::Parameter)> = Vec::new();
+    model.visit_lookups(&mut |path, table| {
+        if LoraEmbedding::of(table).is_some() {
+            let name = format!("{PREFIX}{path}.base_layer.weight");
+            tables.push((name, table.weight.clone()));
+        }
+        Ok(())
+    })?;
+    for (name, parameter) in tables {
+        if given.contains_key(&name) {
+            take(&mut given, name, &parameter);
+        }
+    }
     faults.extend(given.into_keys().map(|name| format!("{name}: unexpected")));
     if !faults.is_empty() {
         super::detach(model)?;

@@ -8,6 +8,7 @@ use entrenar_nn::{
     Projection, TransposedLinear, Visitor,
 };
 
+use super::Parts;
 use super::config::{LayerSettings, LoraInit};
 use super::pissa;
 use crate::quant::{self, QuantizedLinear};
@@ -130,7 +131,7 @@ impl LoraLinear {
     }
 
     /// The adapter's own parameters by PEFT's names after the layer's path.
-    pub fn named(&self) -> Vec<(&'static str, &Parameter)> {
+    pub fn named(&self) -> Parts<'_> {
         let mut all = vec![
             ("lora_A.weight", &self.lora_a),
             ("lora_B.weight", &self.lora_b),
@@ -185,11 +186,11 @@ impl LoraLinear {
     }
 
     /// The plain layer with the adapter added to its weight; on a quantized base, to what its codes
-    /// mean.
+    /// mean. The bias is shared.
     ///
     /// # Errors
-    /// When the weight cannot be written.
-    pub fn merged(self) -> Result<Projection> {
+    /// When the system has no memory.
+    pub fn plain(&self) -> Result<Projection> {
         let mut sum = self.sum()?;
         if let Some(m) = &self.magnitude {
             let factor = m.value().div(&self.norms()?)?;
@@ -198,20 +199,28 @@ impl LoraLinear {
         if let Some(layer) = self.quantized() {
             return layer.plain(&sum);
         }
-        Ok(match self.base {
-            Projection::Linear(Linear { weight, bias }) => Projection::Linear(Linear {
+        match &self.base {
+            Projection::Linear(Linear { weight, bias }) => Ok(Projection::Linear(Linear {
                 weight: Parameter::new(sum.to_dtype(weight.dtype())?)?,
-                bias,
-            }),
+                bias: bias.clone(),
+            })),
             Projection::Transposed(TransposedLinear { weight, bias }) => {
                 let turned = sum.t()?.contiguous()?.to_dtype(weight.dtype())?;
-                Projection::Transposed(TransposedLinear {
+                Ok(Projection::Transposed(TransposedLinear {
                     weight: Parameter::new(turned)?,
-                    bias,
-                })
+                    bias: bias.clone(),
+                }))
             }
-            adapted => adapted,
-        })
+            Projection::Adapted(_) => Err(Error::other("an adapter on an adapter")),
+        }
+    }
+
+    /// [`LoraLinear::plain`], dropping the adapter and the weight before.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn merged(self) -> Result<Projection> {
+        self.plain()
     }
 }
 

@@ -5,26 +5,31 @@
 //! `pissa` starts an adapter from the weight's leading singular vectors, `plus` gives A and B learning
 //! rates of their own. The base may be a plain layer or a quantized one.
 //!
-//! `config` is PEFT's `adapter_config.json`, `layer` the adapted layer, `files` the adapter
-//! directories. [`attach`] puts adapters on a model, [`merge`] makes it an ordinary model again.
+//! `config` is PEFT's `adapter_config.json`, `layer` the adapted linear layer, `embedding` the adapted
+//! embedding, `files` the adapter directories. [`attach`] puts adapters on a model, [`merge`] makes it
+//! an ordinary model again (`merging`).
 
 mod config;
+mod embedding;
 mod files;
 mod layer;
+mod merging;
 mod pissa;
 mod plus;
 
 use std::collections::BTreeMap;
 
 use entrenar_core::{Error, Result};
-use entrenar_nn::{Init, Projection, Projections};
+use entrenar_nn::{Init, Parameter, Projection, Projections};
 
 use crate::quant::{self, QuantizedLinear};
 
 use config::within;
 pub use config::{LoraConfig, LoraInit, Targets};
+pub use embedding::LoraEmbedding;
 pub use files::{load_adapter, read_config, save_adapter};
 pub use layer::LoraLinear;
+pub use merging::{Merged, detach, merge, merge_keeping, unmerge};
 pub use plus::{learns_faster, lora_plus_groups};
 
 /// What [`attach`] made of a model.
@@ -38,6 +43,8 @@ pub struct AdapterReport {
     pub total: usize,
     /// Size of the adapter as a file holds it.
     pub bytes: usize,
+    /// What one should know before using it.
+    pub warnings: Vec<String>,
 }
 
 impl std::fmt::Display for AdapterReport {
@@ -76,15 +83,38 @@ pub fn attach(
         names.push(path.to_string());
         Ok(())
     })?;
+    let mut tables = Vec::new();
+    model.visit_lookups(&mut |path, table| {
+        if table.adapter.is_some() {
+            return Err(Error::argument(
+                "lora",
+                "an embedding without an adapter",
+                path,
+            ));
+        }
+        tables.push((path.to_string(), table.tied));
+        Ok(())
+    })?;
+    let embeddings: Vec<String> = tables.iter().map(|(path, _)| path.clone()).collect();
     let mut chosen = BTreeMap::new();
-    for path in config.targets.choose(&names)? {
+    for path in config.targets.choose(&names, &embeddings)? {
         let settings = config.of(&path)?;
         // What is trained in full needs no adapter; PEFT leaves it out too.
         if !config.saves(&format!("{path}.weight")) {
             chosen.insert(path, settings);
         }
     }
+    names.extend(embeddings);
     config.check_patterns(&names)?;
+    if config.ensures_tying()
+        && let Some((path, _)) = tables
+            .iter()
+            .find(|(p, tied)| *tied && chosen.contains_key(p))
+    {
+        return Err(Error::config(format!(
+            "lora: `ensure_weight_tying`: an adapter of {path} that the tied output layer shares is not built"
+        )));
+    }
     let parameters = model.named_parameters();
     for entry in &config.modules_to_save {
         if !parameters.iter().any(|(path, _)| within(entry, path)) {
@@ -106,22 +136,36 @@ pub fn attach(
             Ok(Projection::Adapted(Box::new(layer)))
         })
     })?;
+    model.visit_lookups(&mut |path, table| match chosen.get(path) {
+        Some(settings) => LoraEmbedding::attach(table, settings, init),
+        None => Ok(()),
+    })?;
     Ok(report(model))
 }
 
 /// The adapted layers of a model and their share of its parameters.
 pub fn report(model: &mut (impl Projections + ?Sized)) -> AdapterReport {
     let (mut layers, mut bytes) = (Vec::new(), 0);
-    let walked = each(model, &mut |path, layer| {
+    let walked = each_adapter(model, &mut |path, parts| {
         layers.push(path.to_string());
-        bytes += layer
-            .state()
-            .iter()
-            .map(|(_, a)| a.numel() * a.dtype().size())
-            .sum::<usize>();
+        let sizes = parts.iter().map(|(_, p)| p.numel() * p.dtype().size());
+        bytes += sizes.sum::<usize>();
         Ok(())
     });
-    debug_assert!(walked.is_ok(), "the visitor reports no error");
+    let mut warnings = Vec::new();
+    let looked = model.visit_lookups(&mut |path, table| {
+        if table.tied && LoraEmbedding::of(table).is_some() {
+            warnings.push(format!(
+                "the output layer is tied to {path}, whose adapter it does not have; merging changes both, so that a \
+                 merged model gives other outputs than the adapter (PEFT's does too)"
+            ));
+        }
+        Ok(())
+    });
+    debug_assert!(
+        walked.is_ok() && looked.is_ok(),
+        "the visitors report no error"
+    );
     // What else is trained is stored with the adapter.
     let in_full = model.trainable_parameters().into_iter();
     bytes += in_full
@@ -135,12 +179,32 @@ pub fn report(model: &mut (impl Projections + ?Sized)) -> AdapterReport {
     AdapterReport {
         layers,
         bytes,
+        warnings,
         trainable: count(model.trainable_parameters()),
         total: count(model.named_parameters()) + quantized,
     }
 }
 
-/// Calls `visit` with each adapted layer.
+/// An adapter's own parameters, by PEFT's names after its layer's path.
+pub type Parts<'a> = Vec<(&'static str, &'a Parameter)>;
+
+/// Calls `visit` with each adapted layer's path and the adapter's own parameters by PEFT's names after
+/// it, embeddings last.
+///
+/// # Errors
+/// The first that `visit` reports.
+pub fn each_adapter(
+    model: &mut (impl Projections + ?Sized),
+    visit: &mut dyn FnMut(&str, Parts<'_>) -> Result<()>,
+) -> Result<()> {
+    each(model, &mut |path, layer| visit(path, layer.named()))?;
+    model.visit_lookups(&mut |path, table| match LoraEmbedding::of(table) {
+        Some(adapter) => visit(path, adapter.named()),
+        None => Ok(()),
+    })
+}
+
+/// Calls `visit` with each adapted linear layer.
 ///
 /// # Errors
 /// The first that `visit` reports.
@@ -156,44 +220,5 @@ pub fn each(
             Some(layer) => visit(path, layer),
             None => Ok(()),
         }
-    })
-}
-
-/// Adds every adapter to its weight; the model is then an ordinary one with the same outputs.
-///
-/// # Errors
-/// When a weight cannot be written.
-pub fn merge(model: &mut (impl Projections + ?Sized)) -> Result<()> {
-    exchange(model, LoraLinear::merged)
-}
-
-/// Takes every adapter off; the model is then what it was before, but for modules that were trained in
-/// full, and for what PiSSA took out of the weights.
-///
-/// # Errors
-/// Never for adapters that [`attach`] made.
-pub fn detach(model: &mut (impl Projections + ?Sized)) -> Result<()> {
-    exchange(model, |layer| Ok(layer.into_base()))
-}
-
-fn exchange(
-    model: &mut (impl Projections + ?Sized),
-    change: impl Fn(LoraLinear) -> Result<Projection>,
-) -> Result<()> {
-    model.visit_projections(&mut |_, projection| {
-        let ours = match projection {
-            Projection::Adapted(layer) => layer.as_any().is::<LoraLinear>(),
-            _ => false,
-        };
-        if !ours {
-            return Ok(());
-        }
-        projection.replace(|held| match held {
-            Projection::Adapted(layer) => match layer.into_any().downcast::<LoraLinear>() {
-                Ok(layer) => change(*layer),
-                Err(_) => Err(Error::other("an adapted layer changed its type")),
-            },
-            other => Ok(other),
-        })
     })
 }

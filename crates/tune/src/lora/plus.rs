@@ -5,7 +5,8 @@ use entrenar_nn::{Parameter, Parameters};
 
 /// The trainable parameters in two groups: every B and every vector (DoRA's magnitudes, biases) with
 /// `ratio` times the optimizer's learning rate, the others with the learning rate itself. PEFT groups
-/// them so. A group without a parameter is left out.
+/// them so, but for both matrices of an embedding, which have the learning rate itself here and one of
+/// their own there. A group without a parameter is left out.
 ///
 /// ```
 /// use entrenar_nn::{Init, Linear};

@@ -100,20 +100,35 @@ pub fn load_quantized(
 ) -> Result<QuantReport> {
     let mut report = QuantReport::default();
     model.visit_projections(&mut |path, projection| {
-        let stem = format!("{path}.weight.{STATE}");
-        let found = given.range(stem.clone()..).next();
-        let Some(name) = found
-            .map(|(n, _)| n.clone())
-            .filter(|n| n.starts_with(&stem))
-        else {
+        let Some(layer) = take_quantized(path, projection, given, compute)? else {
             return Ok(());
         };
-        let layer = read(path, &name, projection, given, compute)
-            .map_err(|e| e.context(format!("{path}.weight")))?;
         report.add(path, &layer);
         projection.replace(|_| Ok(Projection::Adapted(Box::new(layer))))
     })?;
     Ok(report)
+}
+
+/// The quantized layer that `given` holds for the projection at `path`, taken out of it; `None` where
+/// it holds none. Of the projection the sizes and the bias count.
+///
+/// # Errors
+/// As [`load_quantized`].
+pub fn take_quantized(
+    path: &str,
+    projection: &Projection,
+    given: &mut BTreeMap<String, Array>,
+    compute: Compute,
+) -> Result<Option<QuantizedLinear>> {
+    let stem = format!("{path}.weight.{STATE}");
+    let found = given.range(stem.clone()..).next();
+    let name = found.map(|(n, _)| n).filter(|n| n.starts_with(&stem));
+    let Some(name) = name.cloned() else {
+        return Ok(None);
+    };
+    read(path, &name, projection, given, compute)
+        .map(Some)
+        .map_err(|e| e.context(format!("{path}.weight")))
 }
 
 fn read(

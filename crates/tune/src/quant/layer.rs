@@ -82,6 +82,13 @@ impl QuantizedLinear {
         }
     }
 
+    /// The same layer, of which merging makes a plain one in `dtype`.
+    #[must_use]
+    pub fn with_dtype(mut self, dtype: DType) -> QuantizedLinear {
+        self.dtype = dtype;
+        self
+    }
+
     /// The weight, `[out, in]`.
     pub fn weight(&self) -> &Quantized {
         &self.weight
@@ -96,6 +103,11 @@ impl QuantizedLinear {
     /// Dtype of the weight before it was quantized.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// In which numbers products are computed.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Whether the plain layer stored its weight `[in, out]`.

@@ -11,12 +11,12 @@ mod op;
 
 use entrenar_core::{Error, Result};
 use entrenar_cpu::product::Compute;
-use entrenar_cpu::quant4::BLOCKS;
+use entrenar_cpu::quant4::{BLOCKS, Scales};
 use entrenar_nn::{Projection, Projections};
 use serde_json::{Map, Value, json};
 
 pub use entrenar_cpu::quant4::Code;
-pub use files::{load_quantized, quantized_state};
+pub use files::{load_quantized, quantized_state, take_quantized};
 pub use layer::QuantizedLinear;
 pub use op::product;
 
@@ -204,6 +204,16 @@ pub(crate) fn of(projection: &Projection) -> Option<&QuantizedLinear> {
     }
 }
 
+/// How the quantized layer was made that a projection is, or that is under its adapter.
+pub fn config_of(projection: &Projection) -> Option<QuantConfig> {
+    of(projection).map(|layer| QuantConfig {
+        kind: layer.weight().code(),
+        block: layer.weight().block(),
+        double: matches!(layer.weight().scales(), Scales::Double { .. }),
+        compute: layer.compute(),
+    })
+}
+
 /// Quantizes every linear layer of the model whose path is not in `skip` (an entry is a path or the
 /// end of one after a dot). A layer that has an adapter keeps it, on a quantized base: this is how
 /// PiSSA's residuals are quantized. Each weight is dropped before the next is quantized.
@@ -240,13 +250,7 @@ pub fn quantize(
     config.check()?;
     let mut report = QuantReport::default();
     model.visit_projections(&mut |path, projection| {
-        let skipped = |entry: &String| {
-            path == entry
-                || path
-                    .strip_suffix(entry.as_str())
-                    .is_some_and(|rest| rest.ends_with('.'))
-        };
-        if skip.iter().any(skipped) {
+        if skips(skip, path) {
             return Ok(());
         }
         exchange(projection, config).map_err(|e| e.context(path))?;
@@ -261,6 +265,14 @@ pub fn quantize(
         ));
     }
     Ok(report)
+}
+
+/// Whether an entry is `path` or the end of it after a dot.
+pub fn skips(entries: &[String], path: &str) -> bool {
+    entries.iter().any(|entry| {
+        path.strip_suffix(entry.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    })
 }
 
 fn exchange(projection: &mut Projection, config: &QuantConfig) -> Result<()> {

@@ -3,20 +3,20 @@
 
 use entrenar_core::ops::attention::AttentionOptions;
 use entrenar_core::{DType, Error, Result, Tensor};
-use entrenar_nn::{Ctx, Dropout, Embedding, LayerNorm, Linear, Module, Parameter, Projection};
+use entrenar_nn::{Ctx, Dropout, LayerNorm, Linear, Lookup, Module, Parameter, Projection};
 
-use super::BertConfig;
+use super::{BertConfig, BertHead};
 use crate::build::{Builder, Start};
 
 /// Words, positions and token types, added and normalised.
 #[derive(Module)]
 pub struct BertEmbeddings {
     /// Token embedding.
-    pub word_embeddings: Embedding,
+    pub word_embeddings: Lookup,
     /// Position embedding.
-    pub position_embeddings: Embedding,
+    pub position_embeddings: Lookup,
     /// Token type embedding.
-    pub token_type_embeddings: Embedding,
+    pub token_type_embeddings: Lookup,
     /// Over the sum.
     #[module(rename = "LayerNorm")]
     pub layer_norm: LayerNorm,
@@ -220,7 +220,11 @@ impl BertLayer {
 impl BertEmbeddings {
     pub(super) fn new(c: &BertConfig, b: &mut Builder) -> Result<BertEmbeddings> {
         let (hidden, std) = (c.hidden_size, c.initializer_range);
-        let mut table = |name: &str, count: usize| b.embedding(name, count, hidden, std);
+        let words = c.head == BertHead::MaskedLm;
+        let mut table = |name: &str, count: usize| {
+            let tied = words && name == "word_embeddings";
+            b.lookup(name, (count, hidden), std, tied)
+        };
         Ok(BertEmbeddings {
             word_embeddings: table("word_embeddings", c.vocab_size)?,
             position_embeddings: table("position_embeddings", c.max_position_embeddings)?,

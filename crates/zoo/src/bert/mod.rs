@@ -12,7 +12,7 @@ mod names;
 mod sentence;
 
 use entrenar_core::{DType, Error, Result, Tensor};
-use entrenar_nn::{Ctx, Dropout, Linear, Module, Projection, Projections};
+use entrenar_nn::{Ctx, Dropout, Linear, Lookup, Module, Projection, Projections};
 
 pub use config::{BertConfig, BertHead};
 pub use layers::{
@@ -204,6 +204,21 @@ impl Projections for Bert {
             ] {
                 visit(&format!("bert.encoder.layer.{i}.{name}"), projection)?;
             }
+        }
+        Ok(())
+    }
+
+    fn visit_lookups(
+        &mut self,
+        visit: &mut dyn FnMut(&str, &mut Lookup) -> Result<()>,
+    ) -> Result<()> {
+        let tables = &mut self.bert.embeddings;
+        for (name, table) in [
+            ("word_embeddings", &mut tables.word_embeddings),
+            ("position_embeddings", &mut tables.position_embeddings),
+            ("token_type_embeddings", &mut tables.token_type_embeddings),
+        ] {
+            visit(&format!("bert.embeddings.{name}"), table)?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use entrenar_core::ops::attention::AttentionOptions;
 use entrenar_core::{Error, Result, Tensor};
 use entrenar_nn::{
-    Ctx, Embedding, Linear, Module, Parameter, Parameters, Projection, Projections, RMSNorm,
+    Ctx, Linear, Lookup, Module, Parameter, Parameters, Projection, Projections, RMSNorm,
 };
 
 use crate::build::Builder;
@@ -82,7 +82,7 @@ pub struct DecoderLayer {
 #[derive(Module)]
 pub struct DecoderModel {
     /// Token embedding.
-    pub embed_tokens: Embedding,
+    pub embed_tokens: Lookup,
     /// The blocks.
     pub layers: Vec<Arc<DecoderLayer>>,
     /// The last norm.
@@ -286,11 +286,11 @@ impl Decoder {
         let (c, b) = (&config, builder);
         let model = b.scope("model", |b| {
             Ok::<_, Error>(DecoderModel {
-                embed_tokens: b.embedding(
+                embed_tokens: b.lookup(
                     "embed_tokens",
-                    c.vocab_size,
-                    c.hidden_size,
+                    (c.vocab_size, c.hidden_size),
                     c.initializer_range,
+                    c.tie_word_embeddings,
                 )?,
                 layers: b.scope("layers", |b| {
                     (0..c.num_hidden_layers)
@@ -347,6 +347,13 @@ impl Projections for Decoder {
         }
         Ok(())
     }
+
+    fn visit_lookups(
+        &mut self,
+        visit: &mut dyn FnMut(&str, &mut Lookup) -> Result<()>,
+    ) -> Result<()> {
+        visit("model.embed_tokens", &mut self.model.embed_tokens)
+    }
 }
 
 impl CausalLm for Decoder {
@@ -402,6 +409,10 @@ impl CausalLm for Decoder {
 
     fn context(&self) -> usize {
         self.config.max_position_embeddings
+    }
+
+    fn has_open_context(&self) -> bool {
+        true
     }
 }
 

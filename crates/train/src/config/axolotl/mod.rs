@@ -7,6 +7,8 @@
 mod rows;
 mod table;
 
+use std::collections::BTreeSet;
+
 use super::tree::{Entry, Node, Place, Value};
 
 /// What came of a config in the dialect.
@@ -19,8 +21,8 @@ pub(super) struct Translated {
     pub output: Option<(String, Place)>,
 }
 
-/// A mistake: where, the key, what is wrong.
-pub(super) type Fault = (Place, String, String);
+/// A mistake: where (nowhere for a missing key of the top level), the key, what is wrong.
+pub(super) type Fault = (Option<Place>, String, String);
 
 /// Rewrites a config that has `base_model`; `None` for one that has not.
 ///
@@ -61,6 +63,8 @@ struct Writer {
     mapping: Vec<String>,
     faults: Vec<Fault>,
     output: Option<(String, Place)>,
+    /// Sections that only defaults made so far: nothing in the file brought them.
+    assumed: BTreeSet<String>,
 }
 
 impl Writer {
@@ -73,11 +77,19 @@ impl Writer {
             mapping: Vec::new(),
             faults: Vec::new(),
             output: None,
+            assumed: BTreeSet::new(),
         }
     }
 
     fn fault(&mut self, place: Place, key: &str, message: impl Into<String>) {
-        self.faults.push((place, key.to_owned(), message.into()));
+        self.faults
+            .push((Some(place), key.to_owned(), message.into()));
+    }
+
+    /// A key of the top level that must be there.
+    fn missing(&mut self, key: &str, expected: &str) {
+        let message = format!("this key is missing: expected {expected}");
+        self.faults.push((None, key.to_owned(), message));
     }
 
     /// Sets a key of ours, by its dotted path, to a value; the last one set counts.
@@ -116,6 +128,29 @@ impl Writer {
         self.mapping
             .push(format!("{} -> {path}: {}", from.key, shown(&value)));
         let place = from.value.place;
+        self.set(path, Node { place, value });
+        if let Some((section, _)) = path.split_once('.') {
+            self.belongs(from, section);
+        }
+    }
+
+    /// A mistake in a section is reported at the first key of the file that belongs to it.
+    fn belongs(&mut self, from: &Entry, section: &str) {
+        if self.assumed.remove(section)
+            && let Value::Map(sections) = &mut self.root.value
+            && let Some(entry) = sections.iter_mut().find(|entry| entry.key == section)
+        {
+            entry.key_place = from.key_place;
+            entry.value.place = from.key_place;
+        }
+    }
+
+    /// [`Writer::set`] of what holds where the file says nothing.
+    fn assume(&mut self, path: &str, value: Value) {
+        let place = self.root.place;
+        if let Some((section, _)) = path.split_once('.') {
+            self.assumed.insert(section.to_owned());
+        }
         self.set(path, Node { place, value });
     }
 

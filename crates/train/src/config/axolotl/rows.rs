@@ -20,6 +20,7 @@ const SETTINGS: &[(&str, &str)] = &[
 
 /// `datasets`.
 pub(super) fn training(entry: &Entry, w: &mut Writer) {
+    w.belongs(entry, "data");
     let Some(paths) = each(entry, w, true) else {
         return;
     };

@@ -124,7 +124,6 @@ pub(super) fn translate(entries: &[Entry], w: &mut Writer) {
 
 /// What Axolotl does where a key is absent.
 fn defaults(w: &mut Writer) {
-    let place = w.root.place;
     let text = |text: &str| Value::Text(text.to_owned());
     for (path, value) in [
         ("task", text("sft")),
@@ -136,7 +135,7 @@ fn defaults(w: &mut Writer) {
         ("optimizer.weight_decay", Value::Integer(0)),
         ("schedule.name", text("cosine")),
     ] {
-        w.set(path, Node { place, value });
+        w.assume(path, value);
     }
 }
 
@@ -211,17 +210,11 @@ fn special<'a>(
         {
             w.leave_out(entry, "no effect without `adapter`");
         }
-        "lora_target_modules" if says("lora_target_linear").as_deref() == Some("true") => {
-            w.leave_out(entry, "`lora_target_linear` means every linear layer");
-        }
-        "lora_target_modules" => {
-            let targets = match value {
-                Value::Text(one) if one != "all-linear" => Value::List(vec![entry.value.clone()]),
-                other => other.clone(),
-            };
-            w.map(entry, "adapter.targets", targets);
-        }
+        "lora_target_modules" => targets(entry, says("lora_target_linear").as_deref(), w),
         "lora_target_linear" if off => w.leave_out(entry, "nothing to do"),
+        "lora_target_linear" if matches!(get("lora_target_modules"), Some(e) if !is_text(e)) => {
+            w.leave_out(entry, "with `lora_target_modules`");
+        }
         "lora_target_linear" => w.map(entry, "adapter.targets", text("all-linear")),
         "peft_init_lora_weights" => match word.as_str() {
             "true" => w.leave_out(entry, "the default"),
@@ -273,9 +266,13 @@ fn special<'a>(
                 _ => "checkpoint",
             };
             match word.as_str() {
+                "no" | "false" => never(entry, section, get, w),
                 "steps" => w.leave_out(entry, "what the number of steps says"),
                 "epoch" => w.map(entry, &format!("{section}.every_epochs"), Value::Integer(1)),
-                _ => refuse(w, format!("expected steps or epoch, got {}", shown(value))),
+                _ => refuse(
+                    w,
+                    format!("expected no, steps or epoch, got {}", shown(value)),
+                ),
             }
         }
         "output_dir" => match value {
@@ -291,6 +288,69 @@ fn special<'a>(
         _ => return false,
     }
     true
+}
+
+fn is_text(entry: &Entry) -> bool {
+    matches!(entry.value.value, Value::Text(_))
+}
+
+/// `lora_target_modules`: names, or one text, which PEFT takes as an expression for whole names. With
+/// `lora_target_linear` a list is added to every linear layer.
+fn targets(entry: &Entry, linear: Option<&str>, w: &mut Writer) {
+    let text = |text: &str| Value::Text(text.to_owned());
+    let place = entry.value.place;
+    let value = match (&entry.value.value, linear == Some("true")) {
+        (Value::Text(_), true) => {
+            w.leave_out(entry, "`lora_target_linear` means every linear layer");
+            return;
+        }
+        (Value::Text(word), false) if word == "all-linear" => text(word),
+        // No expression for a whole name, so one name is meant.
+        (Value::Text(word), false) if word.chars().all(|c| c.is_alphanumeric() || c == '_') => {
+            Value::List(vec![entry.value.clone()])
+        }
+        (Value::Text(pattern), false) => Value::Map(vec![Entry {
+            key: "pattern".to_owned(),
+            key_place: place,
+            value: Node {
+                place,
+                value: text(pattern),
+            },
+        }]),
+        (Value::List(names), true) => {
+            let all = Node {
+                place,
+                value: text("all-linear"),
+            };
+            Value::List([vec![all], names.clone()].concat())
+        }
+        (other, _) => other.clone(),
+    };
+    w.map(entry, "adapter.targets", value);
+}
+
+/// `eval_strategy: no` and `save_strategy: no`: at the end only, where both are done in any case.
+fn never<'a>(
+    entry: &Entry,
+    section: &str,
+    get: &impl Fn(&str) -> Option<&'a Entry>,
+    w: &mut Writer,
+) {
+    let rhythms = match section {
+        "evaluate" => ["eval_steps", "evals_per_epoch"],
+        _ => ["save_steps", "saves_per_epoch"],
+    };
+    if let Some(other) = rhythms.into_iter().find_map(get) {
+        let message = format!("`no` and `{}` contradict each other", other.key);
+        w.fault(entry.value.place, &entry.key, message);
+        return;
+    }
+    const NEVER: i64 = 1_000_000_000;
+    w.map(
+        entry,
+        &format!("{section}.every_steps"),
+        Value::Integer(NEVER),
+    );
 }
 
 /// Whether `special_tokens` names more than the token of padding, which is masked whatever it is.
@@ -340,6 +400,6 @@ fn finish<'a>(
         w.map(adapter, "adapter.targets", Value::List(names.to_vec()));
     }
     if get("datasets").is_none() {
-        w.fault(place, "datasets", "this key is missing");
+        w.missing("datasets", "a list of mappings with `path` and `type`");
     }
 }

@@ -1,6 +1,6 @@
 //! `adapter` and `quantization`: fine-tuning with few trained numbers, over weights of few bits.
 
-use super::super::describe::{ANY, BELOW_ONE, Choice, Field, Kind, POSITIVE, Section, When};
+use super::super::describe::{ANY, BELOW_ONE, Choice, Field, Kind, POSITIVE, Section, When, Yaml};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -22,6 +22,18 @@ const ALL: &[Choice] = &[Choice::new(
     "all-linear",
     "Every linear layer but the output layer.",
 )];
+
+static PATTERN: Section = Section {
+    doc: "Layers and embeddings by an expression.",
+    fields: &[Field::required(
+        "pattern",
+        Kind::Text,
+        Yaml::Always("'.*\\.(q_proj|v_proj)'"),
+        "A regular expression for the whole name of a layer, as in PEFT.",
+    )],
+    rules: &[],
+    reserved: &[],
+};
 
 pub(super) static ADAPTER: Section = Section {
     doc: "Low-rank adapters (LoRA), trained in place of the weights of model.base.",
@@ -58,9 +70,10 @@ pub(super) static ADAPTER: Section = Section {
                     fewest: 1,
                     most: 1_000,
                 },
+                Kind::Section(&PATTERN),
             ]),
             "all-linear",
-            "Layers that get adapters: all-linear, or a list such as [q_proj, v_proj].",
+            "Layers that get adapters: all-linear, a list such as [q_proj, embed_tokens], or {pattern: …}.",
         )
         .also_known_as(&["target_modules", "lora_target_modules", "lora_target"]),
         Field::with_default(
@@ -194,8 +207,13 @@ pub enum AdapterType {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum AdapterTargets {
-    /// Ends of the layers' names.
+    /// Ends of the layers' names; `all-linear` among them means what it says.
     Names(Vec<String>),
+    /// By an expression.
+    Pattern {
+        /// For the whole name of a layer.
+        pattern: String,
+    },
     /// Every linear layer but the output layer.
     All(AllLinear),
 }

@@ -57,10 +57,10 @@ pub(super) fn render(
         text: whole.text,
     };
     if config.train_on_inputs && first == 0 {
-        let all = 0..rendering.text.len();
+        let learned = rendering.all_but_ends(config.train_on_eos)?;
         return Ok(Conversation {
             text: rendering.text,
-            learned: vec![all],
+            learned,
         });
     }
     let learns = |i: usize| {
@@ -106,6 +106,23 @@ pub(super) fn render(
 }
 
 impl Rendering<'_> {
+    /// The whole text without the ends of turns that are not to be learned.
+    fn all_but_ends(&self, eos: TrainOnEos) -> Result<Vec<Range<usize>>> {
+        let (mut learned, mut start) = (Vec::new(), 0);
+        let kept = match eos {
+            TrainOnEos::All | TrainOnEos::Turn => 0,
+            TrainOnEos::Last => self.messages.len().saturating_sub(1),
+            TrainOnEos::None => self.messages.len(),
+        };
+        for i in 0..kept {
+            let end = self.turn(i)?.end;
+            learned.push(start..end.start);
+            start = end.end;
+        }
+        learned.push(start..self.text.len());
+        Ok(learned)
+    }
+
     /// The text of other messages.
     fn text_of(&self, messages: &[Value], prompt: bool) -> Result<String> {
         let messages = Value::from(messages);

@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use entrenar_base::{DType, Error, Result};
-use entrenar_nn::{Init, Parameters};
+use entrenar_nn::{Init, Parameters, Projections};
 use entrenar_tune::lora::{self, LoraInit};
 use entrenar_tune::quant::{self, Code, QuantConfig};
 use entrenar_tune::{LoraConfig, Targets};
-
-use entrenar_zoo::TextModel;
 
 use super::model::Tuned;
 use crate::config::{
@@ -16,6 +14,7 @@ use crate::config::{
 };
 use crate::data::sft::templates::jinja;
 use crate::trainer::from_config::model_directory;
+use crate::trainer::quantized::{open_quantized, stored_quantization};
 use crate::trainer::trained::open_text_model;
 
 /// The directory of a base: a path, or an id of the hub.
@@ -53,35 +52,54 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
         Precision::Bf16 => DType::BF16,
     };
     let mut notes = Vec::new();
-    let mut text = match &config.quantization {
-        None => open_text_model(directory, Some(dtype))?,
-        Some(quantization) => {
+    let stored = check_trainable(config, directory)?;
+    let wanted = config.quantization.as_ref().map(code);
+    let mut text = match (stored, &wanted) {
+        (Some(stored), wanted) => {
+            let differs =
+                |wanted: &QuantConfig| (wanted.kind, wanted.double) != (stored.kind, stored.double);
+            if wanted.as_ref().is_some_and(differs) {
+                notes
+                    .push("the base is in 4 bits already: `quantization` has no effect".to_owned());
+            }
+            open_quantized(directory, Some(dtype), None, &[])?
+        }
+        (None, None) => open_text_model(directory, Some(dtype))?,
+        (None, Some(wanted)) => {
             // Straight from the mapped file: no weight of a published model is ever held whole.
             let saved = config
                 .adapter
                 .as_ref()
                 .map_or(&[][..], |a| &a.modules_to_save);
-            let mut text = match TextModel::is_in(directory) {
-                true => TextModel::open_to_quantize(directory, dtype)?,
-                false => open_text_model(directory, Some(dtype))?,
-            };
-            let report = quant::quantize(&mut text.model, &code(quantization), saved)?;
-            notes.push(report.to_string());
-            text
+            open_quantized(directory, Some(dtype), Some(wanted), saved)?
         }
     };
+    if stored.is_some() || wanted.is_some() {
+        notes.push(quant::report(&mut text.model)?.to_string());
+    }
     if let Some(template) = &config.data.chat_template {
         let template = jinja(template)?.to_owned();
         text.tokenizer = text.tokenizer.with_chat_template(template);
     }
-    let adapter = config.adapter.as_ref().map(|a| settings(a, config));
+    let mut adapter = config.adapter.as_ref().map(|a| settings(a, config));
+    if let Some(adapter) = &mut adapter {
+        let mut linear = Vec::new();
+        text.model.visit_projections(&mut |path, _| {
+            linear.push(path.to_owned());
+            Ok(())
+        })?;
+        adapter.targets = adapter.targets.expanded(&linear);
+    }
     if let Some(adapter) = &adapter {
         let report = lora::attach(&mut text.model, adapter, &mut Init::new(config.seed))?;
         notes.push(report.to_string());
+        notes.extend(report.warnings);
     } else {
         let count = text.model.parameter_count();
         notes.push(format!("trainable parameters: {count} of {count}"));
     }
+    // What reading and quantizing took, and no step takes.
+    entrenar_cpu::alloc::trim(0);
     let trained = text.model.trainable_parameters();
     let tuned = Tuned {
         text,
@@ -92,6 +110,21 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
         conversations: false,
     };
     Ok((tuned, notes))
+}
+
+/// How the base is stored, if in 4 bits.
+///
+/// # Errors
+///
+/// When it would have to be trained itself.
+pub(super) fn check_trainable(config: &Config, directory: &Path) -> Result<Option<QuantConfig>> {
+    let stored = stored_quantization(directory)?;
+    if stored.is_some() && config.adapter.is_none() {
+        return Err(Error::config(
+            "the weights of this model are in 4 bits, which cannot be trained: add the section `adapter`",
+        ));
+    }
+    Ok(stored)
 }
 
 /// The section `adapter` in PEFT's words.
@@ -107,6 +140,7 @@ pub(super) fn settings(adapter: &Adapter, config: &Config) -> LoraConfig {
         targets: match &adapter.targets {
             AdapterTargets::All(_) => Targets::AllLinear,
             AdapterTargets::Names(names) => Targets::Names(names.clone()),
+            AdapterTargets::Pattern { pattern } => Targets::Pattern(pattern.clone()),
         },
         modules_to_save: adapter.modules_to_save.clone(),
         rank_pattern: adapter.rank_pattern.clone().into_iter().collect(),

@@ -10,7 +10,7 @@ use std::time::Instant;
 use entrenar_base::{DType, Error, Result};
 use entrenar_core::{Tensor, no_grad};
 use entrenar_nn::{Init, Parameters, Projections};
-use entrenar_tune::lora;
+use entrenar_tune::{lora, quant};
 
 use super::{opening, placed, rows};
 use crate::config::{Config, Loaded, Model, Optimizer, Precision, Task};
@@ -87,6 +87,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     let here = |key: &'static str| move |error: Error| placed(loaded, key, error);
     let directory = opening::find(&base.base).map_err(here("model.base"))?;
     let mut text = open_text_model(&directory, None).map_err(here("model.base"))?;
+    opening::check_trainable(config, &directory).map_err(here("model.base"))?;
     let rows = rows::open(config, &text).map_err(here("data"))?;
     let mut notes = rows.notes;
 
@@ -97,12 +98,15 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
         widths += (inputs + outputs) as u64;
         Ok(())
     })?;
-    let total = text.model.parameter_count() as u64;
+    // Weights that are stored in 4 bits are no parameters.
+    let stored = quant::report(&mut text.model)?;
+    let total = (text.model.parameter_count() + stored.numbers) as u64;
     let trained_count = match &config.adapter {
         Some(adapter) => {
             let settings = opening::settings(adapter, config);
             let report = lora::attach(&mut text.model, &settings, &mut Init::new(config.seed))?;
             notes.push(report.to_string());
+            notes.extend(report.warnings);
             report.trainable as u64
         }
         None => total,
@@ -114,6 +118,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     };
     let frozen = match (&config.adapter, &config.quantization) {
         (None, _) => 0,
+        _ if stored.numbers > 0 => (total - stored.numbers as u64) * number + stored.bytes as u64,
         (Some(_), None) => total * number,
         (Some(_), Some(quantization)) => {
             let bits = opening::bits_per_weight(quantization);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use entrenar_base::{Error, Result};
-use entrenar_zoo::TextModel;
+use entrenar_zoo::{CausalLm, TextModel};
 
 use super::opening;
 use crate::config::{self, Config, Loaded, Model, Task};
@@ -32,7 +32,7 @@ pub(super) struct Rows {
 ///
 /// A file or row that cannot be used, with its place; data in which nothing would be trained.
 pub(super) fn open(config: &Config, text: &TextModel) -> Result<Rows> {
-    let settings = settings(config, text.model.as_causal().context())?;
+    let (settings, note) = settings(config, text.model.as_causal())?;
     // The config made its paths absolute: what they are joined to does not matter.
     let (parts, samples) = SftData::open_parts(
         Path::new(""),
@@ -46,25 +46,32 @@ pub(super) fn open(config: &Config, text: &TextModel) -> Result<Rows> {
     let fingerprints = samples.iter().map(|s| format!("{:016x}", s.fingerprint()));
     Ok(Rows {
         parts,
-        notes: notes.collect(),
+        notes: notes.chain(note).collect(),
         conversations: samples[0].report().conversations,
         fingerprint: fingerprints.collect::<Vec<_>>().join("-"),
     })
 }
 
-/// The section `data` in the words of the reader. `context` is the model's.
-fn settings(config: &Config, context: usize) -> Result<SftConfig> {
-    let data = &config.data;
+/// The section `data` in the words of the reader, and what to tell about it.
+fn settings(config: &Config, model: &dyn CausalLm) -> Result<(SftConfig, Option<String>)> {
+    let (data, context) = (&config.data, model.context());
     let sequence_length = data
         .sequence_length
         .unwrap_or_else(|| context.min(SEQUENCE_LENGTH));
-    if sequence_length > context {
+    let longer = sequence_length > context;
+    if longer && !model.has_open_context() {
         return Err(Error::config(format!(
             "data.sequence_length: expected at most the model's context of {context}, got {sequence_length}"
         )));
     }
+    // transformers computes such positions too; Axolotl warns and goes on.
+    let note = longer.then(|| {
+        format!(
+            "data.sequence_length: {sequence_length} is above the {context} positions of the model, which has to learn the others"
+        )
+    });
     let defaults = SftConfig::default();
-    Ok(SftConfig {
+    let settings = SftConfig {
         sequence_length,
         format: match data.format {
             config::Format::Messages => SftFormat::Messages,
@@ -96,7 +103,8 @@ fn settings(config: &Config, context: usize) -> Result<SftConfig> {
         fields: fields(config)?,
         eos_token: data.eos_token.clone(),
         ..defaults
-    })
+    };
+    Ok((settings, note))
 }
 
 fn fields(config: &Config) -> Result<Fields> {
@@ -146,7 +154,7 @@ pub fn inspect_rows(loaded: &Loaded, how_many: usize, colour: bool) -> Result<St
         model, tokenizer, ..
     } = open_text_model(&directory, None)
         .map_err(|error| super::placed(loaded, "model.base", error))?;
-    let settings = settings(config, model.as_causal().context())?;
+    let (settings, _) = settings(config, model.as_causal())?;
     let files = find_files(Path::new(""), &config.data.path)
         .map_err(|error| super::placed(loaded, "data", error))?;
     let samples = SftData::open(&files, &settings, &tokenizer)
