@@ -205,6 +205,22 @@ pub fn split_masked(inputs: &Array) -> Result<(Array, Array)> {
     Ok((part(0)?, part(1)?))
 }
 
+/// The inputs of a batch, for [`split_masked`]: rows padded to the longest, and their masks.
+pub(super) fn join_masked<R: AsRef<[u32]>>(rows: &[R], padding: u32) -> Result<Array> {
+    let padded = TokenRows::new(rows, padding)?;
+    let longest = padded.tokens.dims()[1];
+    let tokens = padded.tokens.array().to_vec::<i64>()?;
+    Array::try_build([rows.len(), 2, longest], |out: &mut [i64]| {
+        let pairs = out.chunks_exact_mut(2 * longest).zip(rows);
+        for ((out, row), tokens) in pairs.zip(tokens.chunks_exact(longest)) {
+            out[..longest].copy_from_slice(tokens);
+            out[longest..].fill(0);
+            out[longest..longest + row.as_ref().len()].fill(1);
+        }
+        Ok(())
+    })
+}
+
 impl Dataset for Encoded {
     fn len(&self) -> usize {
         self.tokens.len()
@@ -212,18 +228,7 @@ impl Dataset for Encoded {
 
     fn batch(&self, indices: &[usize]) -> Result<Batch> {
         let rows: Vec<&[u32]> = indices.iter().map(|&i| self.tokens[i].as_slice()).collect();
-        let padded = TokenRows::new(&rows, self.padding)?;
-        let longest = padded.tokens.dims()[1];
-        let tokens = padded.tokens.array().to_vec::<i64>()?;
-        let inputs = Array::try_build([rows.len(), 2, longest], |out: &mut [i64]| {
-            let pairs = out.chunks_exact_mut(2 * longest).zip(&rows);
-            for ((out, row), tokens) in pairs.zip(tokens.chunks_exact(longest)) {
-                out[..longest].copy_from_slice(tokens);
-                out[longest..].fill(0);
-                out[longest..longest + row.len()].fill(1);
-            }
-            Ok(())
-        })?;
+        let inputs = join_masked(&rows, self.padding)?;
         let targets = indices.iter().map(|&i| self.labels[i]).collect();
         let targets = Array::from_vec(targets, [rows.len()])?;
         Ok(Batch::new(inputs, targets, rows.len()))

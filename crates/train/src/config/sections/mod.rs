@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 /// Task names, as [`super::describe::When::values`] and [`Choice::tasks`] use them.
 pub(crate) const LANGUAGE_MODEL: &str = "language-model";
 pub(crate) const SFT: &str = "sft";
+pub(crate) const MASKED_LM: &str = "masked-lm";
 pub(crate) const SEQUENCE_CLASSIFICATION: &str = "sequence-classification";
 pub(crate) const CLASSIFICATION: &str = "classification";
 pub(crate) const REGRESSION: &str = "regression";
@@ -109,6 +110,10 @@ pub(crate) const TASKS: &[Choice] = &[
         "Teach a published language model to answer: supervised fine-tuning.",
     ),
     Choice::new(
+        MASKED_LM,
+        "Teach a published encoder (BERT) to find hidden words of raw text.",
+    ),
+    Choice::new(
         SEQUENCE_CLASSIFICATION,
         "Tell which class a text belongs to, with a published encoder (BERT).",
     ),
@@ -178,6 +183,8 @@ pub enum Task {
     LanguageModel,
     /// Supervised fine-tuning.
     Sft,
+    /// Find hidden words.
+    MaskedLm,
     /// Predict the class of a text.
     SequenceClassification,
     /// Predict a class.

@@ -13,7 +13,7 @@ mod formats;
 mod inspect;
 mod packing;
 mod parquet_file;
-mod rows;
+pub(in crate::data) mod rows;
 mod samples;
 pub(crate) mod templates;
 mod turns;

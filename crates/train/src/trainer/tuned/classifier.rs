@@ -10,22 +10,16 @@ use entrenar_nn::{Ctx, Init, Parameters};
 use entrenar_zoo::bert::{BertInput, Pooling, TokenRows};
 use entrenar_zoo::{Bert, Tokenizer};
 
-use super::opening;
+use super::encoder::Encoder;
+use super::{masked, opening};
 use crate::config::{Config, Loaded, Pretrained};
 use crate::data::{
-    Batch, Loader, LoaderConfig, Order, Splits, TextLabelsData, TextLabelsSpec, split_masked,
-    splits,
+    Batch, Loader, LoaderConfig, Splits, TextLabelsData, TextLabelsSpec, split_masked, splits,
 };
-use crate::run::RunDirectory;
 use crate::trainer::evaluate::{Evaluation, evaluate};
-use crate::trainer::fit::Ended;
-use crate::trainer::from_config::{
-    Job, RunOptions, RunOutcome, check_same_run, model_directory, placed, train, write_config,
-};
+use crate::trainer::from_config::{RunOptions, RunOutcome, model_directory, placed};
 use crate::trainer::objective::{Measure, Objective, greatest, right_answers};
 use crate::trainer::predict::{Prediction, PredictionFormat, write_predictions};
-use crate::trainer::recipe;
-use crate::trainer::trained::replace_directory;
 
 /// Texts that go through the encoder together.
 const ROWS: usize = 32;
@@ -56,36 +50,12 @@ pub fn run(loaded: &Loaded, base: &Pretrained, options: RunOptions<'_>) -> Resul
             data.cut()
         ));
     }
-    let run = RunDirectory::open(&options.place, options.resume)?;
-    if options.resume {
-        check_same_run(&run, config)?;
-    }
-    write_config(&run, config)?;
-    let order = if config.data.shuffle {
-        Order::Shuffled
-    } else {
-        Order::Sequential
-    };
-    let job = Job {
-        model: &model,
-        objective: Box::new(Labels),
-        optimizer: recipe::optimizer(&config.optimizer, &model)?,
-        files: Vec::new(),
-        sample: None,
+    let encoder = Encoder {
+        model,
+        tokenizer,
         notes,
     };
-    let training = train(config, (&data.parts(), order), job, &run, &options)?;
-    let mut outcome = RunOutcome {
-        directory: run.path().to_path_buf(),
-        training,
-        model: None,
-        sample: None,
-    };
-    if !matches!(outcome.training.ended, Ended::Interrupted(_)) {
-        replace_directory(&run.model(), |new| model.save_with(new, &tokenizer))?;
-        outcome.model = Some(run.model());
-    }
-    Ok(outcome)
+    encoder.train(loaded, &data.parts(), Box::new(Labels), options)
 }
 
 /// What training looks at before its first step: the base, its tokenizer and the rows.
@@ -292,12 +262,16 @@ impl TextClassifier {
         })
     }
 
-    /// Loss and accuracy on labelled texts, in columns `text` and `label`.
+    /// Loss and accuracy on labelled texts, in columns `text` and `label`; of a model with a head for
+    /// words, on a text of which some words are hidden, always the same ones.
     ///
     /// # Errors
     ///
     /// What is wrong with the file.
     pub fn evaluate(&self, path: &str) -> Result<Evaluation> {
+        if self.model.cls.is_some() {
+            return masked::evaluate_words(&self.model, &self.tokenizer, path);
+        }
         let labels = self.labels();
         let data = TextLabelsData::open(
             Path::new(""),

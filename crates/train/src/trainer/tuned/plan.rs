@@ -81,8 +81,12 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     let Model::Pretrained(base) = &config.model else {
         return Ok(None);
     };
-    if config.task == Task::SequenceClassification {
-        return super::classifier::prepare(loaded, base).map(|_| None);
+    match config.task {
+        Task::SequenceClassification => {
+            return super::classifier::prepare(loaded, base).map(|_| None);
+        }
+        Task::MaskedLm => return super::masked::prepare(loaded, base).map(|_| None),
+        _ => {}
     }
     let here = |key: &'static str| move |error: Error| placed(loaded, key, error);
     let directory = opening::find(&base.base).map_err(here("model.base"))?;
