@@ -81,7 +81,10 @@ pub trait CausalLm: Module {
     /// # Errors
     /// When the last dimension is not the width.
     fn logits(&self, features: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
-        cx.scope("lm_head", |_| features.linear(&self.head().tensor(), None))
+        cx.scope("lm_head", |cx| {
+            let weight = cx.operand(&self.head().tensor())?;
+            cx.operand(features)?.linear(&weight, None)
+        })
     }
 
     /// The cross-entropy of `targets` `[batch, time]` (at each position the token that follows it;
@@ -99,8 +102,10 @@ pub trait CausalLm: Module {
     ) -> Result<Tensor> {
         let x = self.features(tokens, input, cx)?;
         let targets = targets.to_dtype(DType::I64)?;
-        cx.scope("lm_head", |_| {
-            x.linear_cross_entropy(&self.head().tensor(), &targets, -100, reduction)
+        cx.scope("lm_head", |cx| {
+            let weight = cx.operand(&self.head().tensor())?;
+            cx.operand(&x)?
+                .linear_cross_entropy(&weight, &targets, -100, reduction)
         })
     }
 }

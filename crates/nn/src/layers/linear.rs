@@ -72,8 +72,9 @@ impl Linear {
 }
 
 impl Module for Linear {
-    fn forward(&self, x: &Tensor, _: &mut Ctx) -> Result<Tensor> {
-        let bias = self.bias.as_ref().map(Parameter::tensor);
-        x.linear(&self.weight.tensor(), bias.as_ref())
+    fn forward(&self, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(|b| cx.operand(&b.tensor()));
+        let weight = cx.operand(&self.weight.tensor())?;
+        cx.operand(x)?.linear(&weight, bias.transpose()?.as_ref())
     }
 }

@@ -134,7 +134,7 @@ const PRECISIONS: &[Choice] = &[
     Choice::for_tasks(
         "bf16",
         &[LANGUAGE_MODEL, SFT],
-        "bfloat16 for a frozen base and its activations; what is trained stays in f32.",
+        "bfloat16 for products, activations and a frozen base; what is trained is kept in f32.",
     ),
 ];
 
@@ -209,6 +209,6 @@ pub enum Device {
 pub enum Precision {
     /// 32-bit floating point.
     F32,
-    /// bfloat16 where nothing is trained.
+    /// bfloat16 for what is computed with; what is trained is kept in f32.
     Bf16,
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use entrenar_base::Result;
+use entrenar_base::{DType, Result};
 use entrenar_core::Tensor;
 use entrenar_core::ops::loss::Reduction;
 use entrenar_nn::{Ctx, NamedParameters, Parameters, Visitor};
@@ -29,6 +29,8 @@ pub(super) struct Tuned {
     pub checkpointing: bool,
     /// Noise on the embeddings while training.
     pub noise: Option<f64>,
+    /// What products are computed in, where that is not the dtype of the weights.
+    pub autocast: Option<DType>,
     /// Whether it learns from conversations: then the sample is an answer.
     pub conversations: bool,
 }
@@ -95,6 +97,7 @@ impl Objective<Tuned> for NextTokens {
             ..LmInput::default()
         };
         cx.set_embedding_noise(tuned.noise);
+        cx.set_autocast(tuned.autocast);
         let model = tuned.text.model.as_causal();
         let loss = model.loss(&tokens, &targets, Reduction::Sum, input, cx)?;
         Ok(loss.into())
