@@ -1,7 +1,7 @@
 //! `entrenar generate`: a prompt and text that continues it, or several prompts in batches. Standard output holds only
 //! the text.
 
-use super::{Failure, Output, json, print, print_bytes, text_model};
+use super::{Failure, Output, at_hand, json, print, print_bytes, text_model};
 use entrenar::train::trainer::{TrainedModel, is_text_model};
 use entrenar::zoo::{Sampling, TextModel};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Continue a prompt with a trained language model
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The model: the `model` directory of a run, or a model directory as published on a hub
+    /// The model: the `model` directory of a run, a model directory as published on a hub, or its ORG/NAME there
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// An adapter to apply to the model
@@ -121,10 +121,11 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
     if let Some(path) = &args.prompts {
         prompts.extend(read_prompts(path)?);
     }
-    let model = if is_text_model(&args.model) || args.adapter.is_some() {
-        Model::Text(Box::new(text_model(&args.model, args.adapter.as_deref())?))
+    let directory = at_hand(&args.model)?;
+    let model = if is_text_model(&directory) || args.adapter.is_some() {
+        Model::Text(Box::new(text_model(&directory, args.adapter.as_deref())?))
     } else {
-        Model::Trained(Box::new(TrainedModel::open(&args.model)?))
+        Model::Trained(Box::new(TrainedModel::open(&directory)?))
     };
     let sampling = args.sampling.sampling();
     match prompts.as_slice() {

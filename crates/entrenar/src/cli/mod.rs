@@ -21,11 +21,12 @@ pub(crate) use outcome::{Failure, json, print, print_bytes};
 
 use clap::{Parser, Subcommand};
 use entrenar::DType;
+use entrenar::io::hub;
 use entrenar::train::trainer::open_text_model;
 use entrenar::tune::lora;
 use entrenar::zoo::TextModel;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Trains neural networks from one YAML file.
@@ -101,9 +102,19 @@ pub(crate) fn text(path: &Path) -> Result<String, Failure> {
         .ok_or_else(|| Failure::Usage(format!("--data: the path is not UTF-8: {}", path.display())))
 }
 
+/// The directory of a model: the path itself, or for `ORG/NAME` where nothing is there, the hub's model of this name.
+pub(crate) fn at_hand(model: &Path) -> Result<PathBuf, Failure> {
+    match model.to_str() {
+        Some(id) if model.is_relative() && !model.exists() && id.split('/').count() == 2 => {
+            Ok(hub::resolve(id, None)?)
+        }
+        _ => Ok(model.to_owned()),
+    }
+}
+
 /// A published model with its tokenizer, in f32, an adapter merged into it.
 pub(crate) fn text_model(model: &Path, adapter: Option<&Path>) -> Result<TextModel, Failure> {
-    let mut opened = open_text_model(model, Some(DType::F32))?;
+    let mut opened = open_text_model(&at_hand(model)?, Some(DType::F32))?;
     if let Some(adapter) = adapter {
         lora::load_adapter(&mut opened.model, adapter)?;
         lora::merge(&mut opened.model)?;
@@ -172,6 +183,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         quiet: cli.global.quiet,
         json: cli.global.json,
     };
+    hub::set_progress(!output.quiet);
     match &cli.command {
         Command::Train(args) => train::run(args, output),
         Command::Eval(args) => eval::run(args, output),
