@@ -493,3 +493,29 @@ fn continued_pre_training_in_bf16_writes_samples() {
     );
     assert!(after < 1.05 * before, "{before} then {after}");
 }
+
+#[test]
+fn rows_without_a_target_are_refused_or_counted() {
+    let rows = "{\"prompt\": \"1 plus 1 is \", \"completion\": \"2\"}\n\
+                {\"prompt\": \"2 plus 1 is \", \"completion\": \"\"}\n\
+                {\"prompt\": \"2 plus 2 is \", \"completion\": \"4\"}\n";
+    std::fs::write(at("holes.jsonl"), rows).unwrap();
+    let set = format!("data={{path: {}}}", at("holes.jsonl"));
+    let config = at("lora.yaml");
+    let plan = ["train", &config, "--dry-run", "--set", &set];
+    let run = |more: &[&str]| entrenar().args(plan).args(more).output().unwrap();
+    let refused = run(&[]);
+    assert!(!refused.status.success());
+    let message = stderr(&refused);
+    assert!(
+        message.contains("holes.jsonl:2: nothing in this row is learned"),
+        "{message}"
+    );
+    let counted = run(&["--set", "data.no_target=drop"]);
+    let told = stdout(&counted) + &stderr(&counted);
+    assert!(counted.status.success(), "{told}");
+    assert!(
+        told.contains("3 rows, 2 samples,") && told.contains("1 without a target"),
+        "{told}"
+    );
+}

@@ -44,5 +44,6 @@ pub use scaling::Scaling;
 pub use table::{TableData, TableSpec, TargetKind};
 pub use table_encoding::{Feature, Rows, TablePreprocessing, TargetEncoding};
 pub use text::{CoveringWindows, RandomWindows, TextData, TextUnit, Tokens, read_tokens};
+pub(crate) use text_labels::read_column;
 pub use text_labels::{TextLabelsData, TextLabelsSpec, split_masked};
 pub use tokenizer::{ByteTokenizer, CharTokenizer, Tokenizer};

@@ -272,6 +272,21 @@ fn csv_rows(
     spec: &TextLabelsSpec,
     rows: &mut Vec<Row>,
 ) -> Result<()> {
+    let names = [spec.text.as_str(), &spec.label];
+    columns(file, bytes, delimiter, names, &mut |line, [text, label]| {
+        rows.push(row(file, number, line, text, label, spec)?);
+        Ok(())
+    })
+}
+
+/// Gives the cells of some columns of a table with a header to `take`, row by row, with the line.
+fn columns<const N: usize>(
+    file: &Path,
+    bytes: &[u8],
+    delimiter: u8,
+    names: [&str; N],
+    take: &mut dyn FnMut(u64, [&str; N]) -> Result<()>,
+) -> Result<()> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
@@ -281,31 +296,42 @@ fn csv_rows(
         fault_at(file, (line, 1), e.to_string())
     };
     let header = reader.headers().map_err(fault)?.clone();
-    let column = |name: &str| {
+    let mut places = [0; N];
+    for (place, name) in places.iter_mut().zip(names) {
         let mut found = header.iter().enumerate().filter(|(_, h)| *h == name);
-        match (found.next(), found.next()) {
-            (Some((at, _)), None) => Ok(at),
+        *place = match (found.next(), found.next()) {
+            (Some((at, _)), None) => at,
             (Some(_), Some(_)) => {
                 let message = format!("column {} is there twice", shown(name));
-                Err(fault_at(file, (1, 1), message))
+                return Err(fault_at(file, (1, 1), message));
             }
-            (None, _) => Err(no_column(file, 1, name, header.iter())),
-        }
-    };
-    let (text, label) = (column(&spec.text)?, column(&spec.label)?);
+            (None, _) => return Err(no_column(file, 1, name, header.iter())),
+        };
+    }
     for record in reader.records() {
         let record = record.map_err(fault)?;
         let line = record.position().map_or(1, csv::Position::line);
-        rows.push(row(
-            file,
-            number,
-            line,
-            &record[text],
-            &record[label],
-            spec,
-        )?);
+        take(line, places.map(|place| &record[place]))?;
     }
     Ok(())
+}
+
+/// The texts of a column of a table with a header.
+///
+/// # Errors
+/// What is wrong with the file; a column that does not exist, with the nearest name.
+pub(crate) fn read_column(
+    file: &Path,
+    bytes: &[u8],
+    delimiter: u8,
+    name: &str,
+) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    columns(file, bytes, delimiter, [name], &mut |_, [text]| {
+        texts.push(text.to_string());
+        Ok(())
+    })?;
+    Ok(texts)
 }
 
 fn json_rows(

@@ -115,6 +115,11 @@ const OVERLONG: &[Choice] = &[
     Choice::new("error", "A mistake, reported with its row."),
 ];
 
+const NO_TARGET: &[Choice] = &[
+    Choice::new("error", "A mistake, reported with its row."),
+    Choice::new("drop", "Leave the row out; how many is told."),
+];
+
 const ON_EOS: &[Choice] = &[
     Choice::new("turn", "What ends each turn that is trained on."),
     Choice::new("last", "Only what ends the last turn."),
@@ -225,6 +230,13 @@ pub(super) static SECTION: Section = Section {
         Field::with_default("overlong", Kind::Choice(OVERLONG), "drop", "What is done with rows longer than sequence_length.")
             .when(CONVERSATIONS)
             .also_known_as(&["excess_length_strategy", "truncation"]),
+        Field::with_default(
+            "no_target",
+            Kind::Choice(NO_TARGET),
+            "error",
+            "What is done with rows in which nothing is learned, such as those with an empty answer.",
+        )
+        .when(CONVERSATIONS),
         Field::with_default(
             "fields",
             Kind::Table(&Kind::Text),
@@ -352,6 +364,9 @@ pub struct Data {
     /// What is done with rows that are too long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlong: Option<Overlong>,
+    /// What is done with rows in which nothing is learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_target: Option<NoTarget>,
     /// Names of columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fields: Option<BTreeMap<String, String>>,
@@ -422,6 +437,16 @@ pub enum Overlong {
     Truncate,
     /// A mistake.
     Error,
+}
+
+/// `data.no_target`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoTarget {
+    /// A mistake.
+    Error,
+    /// Leave the row out.
+    Drop,
 }
 
 /// `data.train_on_eos`.

@@ -13,8 +13,8 @@ mod train;
 mod tuning;
 
 pub use data::{
-    ColumnType, Columns, Data, Format, MeanStd, Missing, Normalize, NormalizeName, Overlong, Split,
-    TokenizerKind, TrainOnEos,
+    ColumnType, Columns, Data, Format, MeanStd, Missing, NoTarget, Normalize, NormalizeName,
+    Overlong, Split, TokenizerKind, TrainOnEos,
 };
 pub use generate::Generate;
 pub use model::{Activation, Cnn, Gpt, Mlp, Model, Pretrained};

@@ -8,7 +8,9 @@ use entrenar_zoo::TextModel;
 
 use super::opening;
 use crate::config::{self, Config, Loaded, Model, Task};
-use crate::data::sft::{Fields, Overlong, SftConfig, SftData, SftFormat, TrainOnEos, inspect};
+use crate::data::sft::{
+    Fields, NoTarget, Overlong, SftConfig, SftData, SftFormat, TrainOnEos, inspect,
+};
 use crate::data::{Parts, find_files, splits};
 use crate::trainer::trained::open_text_model;
 
@@ -92,6 +94,10 @@ fn settings(config: &Config, context: usize) -> Result<SftConfig> {
             Some(config::Overlong::Truncate) => Overlong::Truncate,
             Some(config::Overlong::Error) => Overlong::Error,
             Some(config::Overlong::Drop) | None => Overlong::Drop,
+        },
+        no_target: match data.no_target {
+            Some(config::NoTarget::Drop) => NoTarget::Drop,
+            Some(config::NoTarget::Error) | None => NoTarget::Error,
         },
         fields: fields(config)?,
         eos_token: data.eos_token.clone(),
