@@ -10,7 +10,6 @@
 #[cfg(feature = "hub")]
 mod download;
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use std::path::{Path, PathBuf};
@@ -57,24 +56,9 @@ pub fn set_progress(shown: bool) {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hub {
     cache: Option<PathBuf>,
-    #[cfg_attr(not(feature = "hub"), allow(dead_code, reason = "for downloads"))]
-    endpoint: String,
-    #[cfg_attr(not(feature = "hub"), allow(dead_code, reason = "for downloads"))]
-    token: Option<Token>,
+    #[cfg(feature = "hub")]
+    remote: download::Remote,
     offline: bool,
-}
-
-/// The address of the hub itself.
-const ENDPOINT: &str = "https://huggingface.co";
-
-/// What proves who somebody is; never shown.
-#[derive(Clone, PartialEq, Eq)]
-struct Token(String);
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
-    }
 }
 
 impl Hub {
@@ -96,8 +80,8 @@ impl Hub {
             .is_some_and(|v| ["1", "on", "yes", "true"].contains(&v.to_ascii_lowercase().as_str()));
         Hub {
             cache,
-            endpoint: word("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_string()),
-            token: word("HF_TOKEN").map(Token),
+            #[cfg(feature = "hub")]
+            remote: download::Remote::from_vars(word),
             offline,
         }
     }
@@ -106,8 +90,8 @@ impl Hub {
     pub fn at(cache: impl Into<PathBuf>) -> Hub {
         Hub {
             cache: Some(cache.into()),
-            endpoint: ENDPOINT.to_string(),
-            token: None,
+            #[cfg(feature = "hub")]
+            remote: download::Remote::from_vars(|_| None),
             offline: true,
         }
     }
@@ -161,7 +145,7 @@ impl Hub {
         };
         #[cfg(feature = "hub")]
         if !self.offline {
-            return download::fetch(self, cache, id_or_path, revision);
+            return download::fetch(&self.remote, cache, id_or_path, revision);
         }
         let way = match (cfg!(feature = "hub"), self.offline) {
             (true, _) => "; with HF_HUB_OFFLINE=1 nothing is fetched",

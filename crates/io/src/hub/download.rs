@@ -4,6 +4,7 @@
 //! that a snapshot whose download was cut off does not look whole; what came of it is used when it is
 //! tried again. What a server says is checked before it becomes a path.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -12,18 +13,46 @@ use entrenar_base::{Error, Result};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::{Hub, PROGRESS, is_whole};
+use super::{PROGRESS, is_whole};
 use crate::names::Printable;
 
 /// How often a file is tried again, from where it broke off.
 const RETRIES: usize = 2;
+
+/// The hub, and who asks.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Remote {
+    endpoint: String,
+    token: Option<String>,
+}
+
+impl fmt::Debug for Remote {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Remote({:?})", self.endpoint)
+    }
+}
+
+impl Remote {
+    /// As `var` says, which looks an environment variable up.
+    pub fn from_vars(var: impl Fn(&'static str) -> Option<String>) -> Remote {
+        let endpoint = var("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_string());
+        Remote {
+            endpoint: endpoint.trim_end_matches('/').to_string(),
+            token: var("HF_TOKEN"),
+        }
+    }
+}
+
+/// The address of the hub itself.
+const ENDPOINT: &str = "https://huggingface.co";
 
 /// Downloads a model; its snapshot.
 ///
 /// # Errors
 /// When the hub does not have it or cannot be reached, a file breaks off, or an answer makes no
 /// sense.
-pub(super) fn fetch(hub: &Hub, cache: &Path, id: &str, revision: &str) -> Result<PathBuf> {
+pub(super) fn fetch(hub: &Remote, cache: &Path, id: &str, revision: &str) -> Result<PathBuf> {
     // The client panics at some answers that no hub gives.
     let guarded = AssertUnwindSafe(|| fetch_all(hub, cache, id, revision));
     catch_unwind(guarded).unwrap_or_else(|_| {
@@ -34,16 +63,16 @@ pub(super) fn fetch(hub: &Hub, cache: &Path, id: &str, revision: &str) -> Result
     })
 }
 
-fn fetch_all(hub: &Hub, cache: &Path, id: &str, revision: &str) -> Result<PathBuf> {
+fn fetch_all(hub: &Remote, cache: &Path, id: &str, revision: &str) -> Result<PathBuf> {
     let fault = |what: &str, e: ApiError| explain(hub, id, revision, what, &e);
     let store = Cache::new(cache.to_path_buf());
     let mut builder = ApiBuilder::from_cache(store.clone())
-        .with_endpoint(hub.endpoint.trim_end_matches('/').to_string())
+        .with_endpoint(hub.endpoint.clone())
         .with_progress(PROGRESS.load(Ordering::Relaxed))
         .with_retries(RETRIES)
         .with_user_agent("entrenar", env!("CARGO_PKG_VERSION"));
     if let Some(token) = &hub.token {
-        builder = builder.with_token(Some(token.0.clone()));
+        builder = builder.with_token(Some(token.clone()));
     }
     let api = builder.build().map_err(|e| fault("the client", e))?;
     let named =
@@ -88,7 +117,7 @@ enum Fault {
 
 /// One file, unless it is there.
 fn get(
-    hub: &Hub,
+    hub: &Remote,
     api: &hf_hub::api::sync::Api,
     repo: &ApiRepo,
     id: &str,
@@ -133,13 +162,13 @@ fn is_hash(text: &str) -> bool {
     (8..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-fn nonsense(hub: &Hub, id: &str, want: &str, got: &str) -> Error {
+fn nonsense(hub: &Remote, id: &str, want: &str, got: &str) -> Error {
     let (hub, got) = (&hub.endpoint, Printable(got));
     Error::other(format!("`{id}`: expected {want} from {hub}, got `{got}`"))
 }
 
 /// What went wrong, and what may help.
-fn explain(hub: &Hub, id: &str, revision: &str, what: &str, e: &ApiError) -> Error {
+fn explain(hub: &Remote, id: &str, revision: &str, what: &str, e: &ApiError) -> Error {
     let (text, hub) = (e.to_string(), &hub.endpoint);
     let status = |code: &str| text.contains(&format!("status: {code}"));
     let why = if status("404") {
