@@ -82,7 +82,7 @@ fn settings(config: &Config, context: usize) -> Result<SftConfig> {
         roles_to_train: data
             .roles_to_train
             .clone()
-            .unwrap_or_else(|| defaults.roles_to_train.clone()),
+            .unwrap_or(defaults.roles_to_train),
         train_on_eos: match data.train_on_eos {
             Some(config::TrainOnEos::All) => TrainOnEos::All,
             Some(config::TrainOnEos::Last) => TrainOnEos::Last,
@@ -101,7 +101,6 @@ fn settings(config: &Config, context: usize) -> Result<SftConfig> {
         },
         fields: fields(config)?,
         eos_token: data.eos_token.clone(),
-        ..defaults
     })
 }
 
