@@ -128,6 +128,8 @@ pub struct Margin(pub f64);
 pub enum Precision {
     /// Single precision throughout.
     F32,
+    /// Mixed precision: products in bfloat16, parameters and sums in single precision.
+    Bf16,
 }
 
 impl Precision {
@@ -135,6 +137,7 @@ impl Precision {
     pub fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
         }
     }
 }

@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex};
 use entrenar_base::memory::{self, Tag};
 use entrenar_base::{Array, Result};
 
+use crate::autocast::autocast;
 use crate::autograd::checkpoint::{self, Region};
 use crate::autograd::forward;
 use crate::autograd::graph::{Edge, Node, Saved, Slot};
 use crate::diagnostics;
-use crate::op::{Aval, Few, Op, OpRef, Reads, Rule};
+use crate::op::{Aval, Expand, Few, Op, OpRef, Reads, Rule};
 use crate::tensor::{Inner, Level, Tensor};
 
 thread_local! {
@@ -134,7 +135,7 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
     let visible = match &rule {
         Rule::Zero => return run(op, &lower, how),
         // A region replays nodes one by one: stored results of a fused op go to its parts.
-        Rule::Expand(e) if e.backward().is_none() => return e.expand(inputs),
+        Rule::Expand(e) if e.backward().is_none() => return expanded(*e, inputs),
         Rule::Expand(e) => e.visible(),
         _ => usize::MAX,
     };
@@ -241,6 +242,11 @@ fn reads(rule: &Rule<'_>, needs: &[bool], inputs: usize, outputs: usize) -> Read
         Rule::Explicit(e) => reads = e.reads(needs),
     }
     reads
+}
+
+/// The plain definition of a fused op, which says itself in which dtypes it computes.
+pub(crate) fn expanded(e: &dyn Expand, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
+    autocast(false, || e.expand(inputs))
 }
 
 /// Wraps an op for [`apply`].

@@ -8,6 +8,7 @@
 //! maximum and minimum share the gradient equally, clamp's gradient is 0 at its bounds.
 
 use std::collections::{HashMap, HashSet};
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
@@ -326,6 +327,15 @@ fn unary_slope(u: Unary, a: &Expr, y: &Expr) -> Expr {
         Atanh => (&one - &(a * a)).unary(Recip),
         Sigmoid => y * &(&one - y),
         Softplus => a.unary(Sigmoid),
+        GeluTanh => {
+            // s + x·s·(1 - s)·2u' with s = sigmoid(2u).
+            let root = 2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
+            let square = a * a;
+            let twice = a * &(&c(root) + &(&c(root * 0.044_715) * &square));
+            let slope = &c(root) + &(&c(3.0 * root * 0.044_715) * &square);
+            let s = twice.unary(Sigmoid);
+            &s + &(&(a * &slope) * &(&s * &(&one - &s)))
+        }
         Erf => &c(std::f64::consts::FRAC_2_SQRT_PI) * &(-&(a * a)).unary(Exp),
         Erfc => &c(-std::f64::consts::FRAC_2_SQRT_PI) * &(-&(a * a)).unary(Exp),
         Sign | Floor | Ceil | Round | Trunc | IsNan | IsInf | IsFinite | Not => c(0.0),

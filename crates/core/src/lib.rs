@@ -16,6 +16,7 @@
 //! ```
 
 pub mod apply;
+mod autocast;
 pub mod autograd;
 pub mod diagnostics;
 pub mod expr;
@@ -26,6 +27,7 @@ mod serialize;
 pub mod tensor;
 
 pub use apply::apply;
+pub use autocast::{autocast, is_autocast};
 pub use autograd::{GradientTape, no_grad};
 pub use entrenar_base::{
     Array, DType, Device, Element, Error, ErrorKind, Result, Shape, bf16, f16,

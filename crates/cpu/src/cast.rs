@@ -40,7 +40,7 @@ pub fn cast(x: &Array, dtype: DType) -> Result<Array> {
 
 /// The slice as elements of `D`, if that is what they are.
 #[inline(always)]
-fn same<S: Element, D: Element>(x: &[S]) -> Option<&[D]> {
+pub(crate) fn same<S: Element, D: Element>(x: &[S]) -> Option<&[D]> {
     // SAFETY: equal tags mean the same type (the trait is sealed, one tag per type).
     (S::DTYPE == D::DTYPE)
         .then(|| unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) })

@@ -143,6 +143,7 @@ fn transpose_copy<T: Element>(data: &[T], walk: &Walk, d: usize, out: &mut [T]) 
     let bands = rows.div_ceil(SIDE);
     let shared = Shared::new(out);
     let cost = COST_PER_BYTE * 2.0 * (size_of::<T>() * columns * rows.min(SIDE)) as f64;
+    let squares = Squares::of(data, strides[last], out_row, shared.len());
     team::split(planes * bands, cost, |range| {
         // Through a buffer: reads run along the source's lines, writes along ours.
         let mut block = [[T::default(); SIDE]; SIDE];
@@ -160,6 +161,16 @@ fn transpose_copy<T: Element>(data: &[T], walk: &Walk, d: usize, out: &mut [T]) 
             for column in (0..columns).step_by(SIDE) {
                 let width = SIDE.min(columns - column);
                 let from = at + row as isize + column as isize * strides[last];
+                let begin = to + row * out_row + column;
+                if height == SIDE
+                    && width == SIDE
+                    && let Some(squares) = &squares
+                {
+                    // SAFETY: each tile is made once, and tiles are disjoint pieces of rows; the
+                    // layout was checked when its array was made.
+                    unsafe { squares.tile(data, from as usize, &shared, begin) };
+                    continue;
+                }
                 read_tile(
                     data,
                     from as usize,
@@ -180,7 +191,73 @@ fn transpose_copy<T: Element>(data: &[T], walk: &Walk, d: usize, out: &mut [T]) 
                 }
             }
         }
+        if let Some(squares) = &squares {
+            squares.end();
+        }
     });
+}
+
+/// Bytes of a result that no cache would keep: written past them, its lines are never read first.
+const PAST_CACHES: usize = 8 << 20;
+
+/// Transposes of whole tiles of 32-bit elements in registers.
+struct Squares {
+    stride: usize,
+    out_row: usize,
+    past: bool,
+}
+
+impl Squares {
+    /// When the processor and the layout allow them.
+    fn of<T: Element>(data: &[T], stride: isize, out_row: usize, len: usize) -> Option<Squares> {
+        let fits = cfg!(target_arch = "x86_64") && size_of::<T>() == 4;
+        let fits = fits && crate::simd::level() == crate::simd::Level::Avx512 && !data.is_empty();
+        let stride = usize::try_from(stride).ok().filter(|_| fits)?;
+        let past = len * size_of::<T>() >= PAST_CACHES && out_row.is_multiple_of(16);
+        Some(Squares {
+            stride,
+            out_row,
+            past,
+        })
+    }
+
+    /// One tile: `out[begin + r · out_row + c] = data[from + c · stride + r]`.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes this tile of `out`.
+    #[allow(unused_variables, reason = "of other processors")]
+    unsafe fn tile<T: Element>(&self, data: &[T], from: usize, out: &Shared<'_, T>, begin: usize) {
+        let last = SIDE - 1;
+        assert!(from + last * self.stride + SIDE <= data.len());
+        assert!(begin + last * self.out_row + SIDE <= out.len());
+        #[cfg(target_arch = "x86_64")]
+        for r in (0..SIDE).step_by(16) {
+            for c in (0..SIDE).step_by(16) {
+                let at = begin + r * self.out_row + c;
+                // SAFETY: both squares lie inside the tile, which lies inside the slices as
+                // asserted and is ours; words are moved, whatever they mean. Where it counts,
+                // arrays begin at multiples of 64 bytes, and so do all rows of a square.
+                unsafe {
+                    use crate::simd::turn;
+                    let from = data.as_ptr().add(from + c * self.stride + r).cast();
+                    let to: *mut i32 = out.slice(at..at + 16).as_mut_ptr().cast();
+                    if self.past && to.addr().is_multiple_of(64) {
+                        turn::sixteen::<true>(from, self.stride, to, self.out_row);
+                    } else {
+                        turn::sixteen::<false>(from, self.stride, to, self.out_row);
+                    }
+                }
+            }
+        }
+    }
+
+    /// After the last tile of a thread.
+    fn end(&self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.past {
+            crate::simd::turn::fence();
+        }
+    }
 }
 
 /// Joins arrays of one dtype along `dim`.

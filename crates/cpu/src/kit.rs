@@ -12,6 +12,7 @@ use entrenar_base::{Array, DType, Error, Result};
 
 use crate::alloc::Scratch;
 use crate::gemm::{GemmFloat, Operand};
+use crate::product::Compute;
 
 /// Partial sums that run side by side: two AVX-512 registers of f32.
 pub(crate) const LANES: usize = 32;
@@ -45,6 +46,7 @@ pub(crate) trait Real:
     /// True for NaN.
     fn is_nan(self) -> bool;
     /// From a 64-bit float.
+    #[inline(always)]
     fn of(x: f64) -> Self {
         Self::from_f64(x)
     }
@@ -237,9 +239,11 @@ pub(crate) fn exp_shifted_sum<T: Real>(x: &mut [T], shift: T) -> T {
     let mut lanes = [T::ZERO; LANES];
     let (chunks, tail) = x.as_chunks_mut::<LANES>();
     for c in chunks {
-        for (lane, v) in lanes.iter_mut().zip(c) {
-            *v = (*v - shift).exp();
-            *lane += *v;
+        // An index loop: iterator adaptors may stay calls, compiled for the baseline.
+        for l in 0..LANES {
+            let v = (c[l] - shift).exp();
+            c[l] = v;
+            lanes[l] += v;
         }
     }
     for (lane, v) in lanes.iter_mut().zip(tail) {
@@ -469,6 +473,24 @@ pub(crate) fn gemm<T: Real>(
     b: Matrix<'_, T>,
     accumulate: bool,
 ) {
+    gemm_in(Compute::F32, out, width, (m, n, k), alpha, a, b, accumulate);
+}
+
+/// [`gemm`] with f32 operands in the precision asked for; f64 ignores it.
+///
+/// # Panics
+/// As [`gemm`].
+#[allow(clippy::too_many_arguments, reason = "the arguments of every gemm")]
+pub(crate) fn gemm_in<T: Real>(
+    compute: Compute,
+    out: &mut [T],
+    width: usize,
+    (m, n, k): (usize, usize, usize),
+    alpha: T,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    accumulate: bool,
+) {
     if m == 0 || n == 0 {
         return;
     }
@@ -491,6 +513,7 @@ pub(crate) fn gemm<T: Real>(
             column: x.column,
         };
         crate::gemm::gemm(
+            compute,
             (m, n, k),
             alpha,
             operand(&a),

@@ -14,6 +14,7 @@ mod gemm;
 pub mod index;
 mod kit;
 pub mod linalg;
+pub mod linear;
 pub mod loss;
 pub mod matmul;
 pub mod norm;

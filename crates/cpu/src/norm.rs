@@ -131,28 +131,33 @@ multiversion! {
         }
     }
 
-    /// Σ g and Σ g·x̂ per channel, as [`channel_sums`].
+    /// Σ g and Σ g·x̂ per channel, as [`channel_sums`]; where `relu`, over what it let through.
     fn channel_gradient_sums<T: Real>(
         g: &[T], x: &[T], channels: usize, s: usize, first: usize, means: &[T], rstds: &[T],
-        sum_g: &mut [f64], sum_gx: &mut [f64],
+        relu: bool, scales: &[T], shifts: &[T], sum_g: &mut [f64], sum_gx: &mut [f64],
     ) {
         for (g, x) in g.chunks_exact(channels * s).zip(x.chunks_exact(channels * s)) {
             for i in 0..sum_g.len() {
                 let at = (first + i) * s..(first + i + 1) * s;
                 let (g, x) = (&g[at.clone()], &x[at]);
-                let (mean, rstd) = (means[i], rstds[i]);
+                let (mean, rstd, scale, shift) = (means[i], rstds[i], scales[i], shifts[i]);
                 let (mut a, mut b) = ([T::ZERO; LANES], [T::ZERO; LANES]);
                 let (gc, gt) = g.as_chunks::<LANES>();
                 let (xc, xt) = x.as_chunks::<LANES>();
-                for (g, x) in gc.iter().zip(xc) {
+                for c in 0..gc.len() {
+                    let (g, x) = (&gc[c], &xc[c]);
                     for l in 0..LANES {
-                        a[l] += g[l];
-                        b[l] = g[l].mul_add((x[l] - mean) * rstd, b[l]);
+                        let d = x[l] - mean;
+                        let g = passed(g[l], d, relu, scale, shift);
+                        a[l] += g;
+                        b[l] = g.mul_add(d * rstd, b[l]);
                     }
                 }
-                for (l, (&g, &x)) in gt.iter().zip(xt).enumerate() {
+                for l in 0..gt.len() {
+                    let d = xt[l] - mean;
+                    let g = passed(gt[l], d, relu, scale, shift);
                     a[l] += g;
-                    b[l] = g.mul_add((x - mean) * rstd, b[l]);
+                    b[l] = g.mul_add(d * rstd, b[l]);
                 }
                 sum_g[i] += kit::add_lanes(a).to_f64();
                 sum_gx[i] += kit::add_lanes(b).to_f64();
@@ -160,20 +165,37 @@ multiversion! {
         }
     }
 
-    /// y = x·a + b with one a and b.
-    fn affine<T: Real>(x: &[T], y: &mut [T], mean: T, a: T, b: T) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = (x - mean).mul_add(a, b);
+    /// y = (x - mean)·a + b with one a and b, then max(y, 0) where `relu`.
+    fn affine<T: Real>(x: &[T], y: &mut [T], mean: T, a: T, b: T, relu: bool) {
+        let x = &x[..y.len()];
+        for i in 0..y.len() {
+            let h = (x[i] - mean).mul_add(a, b);
+            y[i] = if relu & (h <= T::ZERO) { T::ZERO } else { h };
         }
     }
 
     /// dx = a·(g - first - (x - mean)·rstd·second).
     fn batch_backward<T: Real>(
-        g: &[T], x: &[T], dx: &mut [T], mean: T, rstd: T, a: T, first: T, second: T,
+        g: &[T], x: &[T], dx: &mut [T], mean: T, rstd: T, a: T, first: T, second: T, relu: bool,
+        shift: T,
     ) {
-        for ((dx, &g), &x) in dx.iter_mut().zip(g).zip(x) {
-            *dx = a * (g - first - (x - mean) * rstd * second);
+        let n = dx.len();
+        let (g, x) = (&g[..n], &x[..n]);
+        for i in 0..n {
+            let d = x[i] - mean;
+            let g = passed(g[i], d, relu, a, shift);
+            dx[i] = a * (g - first - d * rstd * second);
         }
+    }
+}
+
+/// The gradient that a relu of d·scale + shift lets through, all of it without one.
+#[inline(always)]
+fn passed<T: Real>(g: T, d: T, relu: bool, scale: T, shift: T) -> T {
+    if relu & (d.mul_add(scale, shift) <= T::ZERO) {
+        T::ZERO
+    } else {
+        g
     }
 }
 
@@ -475,7 +497,8 @@ fn over_channels((batch, channels, s): (usize, usize, usize), body: impl Fn(Rang
     team::split(channels, (batch * s) as f64 * ELEMENT_NS, body);
 }
 
-/// Batch normalisation with the statistics of this batch: `x` is `[N, C, *]`.
+/// Batch normalisation with the statistics of this batch, then max(·, 0) where `relu`: `x` is
+/// `[N, C, *]`.
 ///
 /// Returns the output, and mean and 1/√(biased variance + eps) of each channel, of shape `[C]`.
 /// `weight` and `bias` hold `C` elements. Running statistics are the caller's business.
@@ -489,6 +512,7 @@ pub fn batch_norm(
     weight: Option<&Array>,
     bias: Option<&Array>,
     eps: f64,
+    relu: bool,
 ) -> Result<Normalised> {
     const OP: &str = "batch_norm";
     let compute = kit::compute_dtype(OP, x.dtype())?;
@@ -527,7 +551,8 @@ pub fn batch_norm(
                         let at = (image * channels + c) * s;
                         // SAFETY: planes of this channel belong to this range alone.
                         let y = unsafe { y.slice(at..at + s) };
-                        affine(&x[at..at + s], y, m[i], scale, b.map_or(0.0, |b| b[c]));
+                        let shift = b.map_or(0.0, |b| b[c]);
+                        affine(&x[at..at + s], y, m[i], scale, shift, relu);
                     }
                 }
             });
@@ -537,7 +562,8 @@ pub fn batch_norm(
     Ok((kit::cast(&y, x.dtype())?, mean, rstd))
 }
 
-/// Gradients of [`batch_norm`] with respect to input, weight and bias; `needs` says which.
+/// Gradients of [`batch_norm`] with respect to input, weight and bias; `needs` says which. `relu` as
+/// it was: the sign of what it was applied to is computed again, with the same bits.
 ///
 /// # Errors
 /// When shapes do not fit.
@@ -548,6 +574,8 @@ pub fn batch_norm_backward(
     mean: &Array,
     rstd: &Array,
     weight: Option<&Array>,
+    bias: Option<&Array>,
+    relu: bool,
     needs: [bool; 3],
 ) -> Result<NormGradients> {
     const OP: &str = "batch_norm_backward";
@@ -570,6 +598,7 @@ pub fn batch_norm_backward(
     }
     let weight_dtype = weight.map_or(x.dtype(), Array::dtype);
     let dense_w = parameter(OP, "weight", weight, channels, compute)?;
+    let dense_b = parameter(OP, "bias", bias, channels, compute)?;
     let (dense_g, dense_x) = (kit::dense(grad, compute)?, kit::dense(x, compute)?);
     let (mean, rstd) = (kit::dense(mean, compute)?, kit::dense(rstd, compute)?);
     let count = (batch * s) as f64;
@@ -577,6 +606,11 @@ pub fn batch_norm_backward(
         let (g, x) = (dense_g.as_slice::<T>()?, dense_x.as_slice::<T>()?);
         let (means, rstds) = (mean.as_slice::<T>()?, rstd.as_slice::<T>()?);
         let w = dense_w.as_ref().map(|w| w.as_slice::<T>()).transpose()?;
+        let scales: Vec<T> = (0..channels).map(|c| rstds[c] * w.map_or(1.0, |w| w[c])).collect();
+        let shifts = match &dense_b {
+            Some(b) => b.to_vec::<T>()?,
+            None => vec![0.0; channels],
+        };
         let (mut sum_g, mut sum_gx) = (vec![0.0f64; channels], vec![0.0f64; channels]);
         let (dw, db) = (Shared::new(&mut sum_gx), Shared::new(&mut sum_g));
         let dx = Array::build(if needs[0] { dense_x.shape().clone() } else { Shape::from(0) }, |dx: &mut [T]| {
@@ -587,7 +621,8 @@ pub fn batch_norm_backward(
                 if s > 0 {
                     channel_gradient_sums(
                         g, x, channels, s, range.start, &means[range.clone()],
-                        &rstds[range.clone()], sum_g, sum_gx,
+                        &rstds[range.clone()], relu, &scales[range.clone()],
+                        &shifts[range.clone()], sum_g, sum_gx,
                     );
                 }
                 if !needs[0] {
@@ -595,14 +630,14 @@ pub fn batch_norm_backward(
                 }
                 for (i, c) in range.enumerate() {
                     let (first, second) = ((sum_g[i] / count) as T, (sum_gx[i] / count) as T);
-                    let a = rstds[c] * w.map_or(1.0, |w| w[c]);
                     for image in 0..batch {
                         let at = (image * channels + c) * s;
                         let at = at..at + s;
                         // SAFETY: planes of this channel belong to this range alone.
                         let dx = unsafe { dx.slice(at.clone()) };
                         batch_backward(
-                            &g[at.clone()], &x[at], dx, means[c], rstds[c], a, first, second,
+                            &g[at.clone()], &x[at], dx, means[c], rstds[c], scales[c], first, second,
+                            relu, shifts[c],
                         );
                     }
                 }

@@ -9,7 +9,7 @@
 
 use entrenar_base::{Array, DType, Error, Result, Shape};
 
-use crate::kit::{self, Real, with_real};
+use crate::kit::{self, Real, multiversion, with_real};
 use crate::team::{self, Shared};
 
 /// Estimated nanoseconds per window element.
@@ -241,30 +241,28 @@ fn beats<T: Real>(b: T, best: T) -> bool {
     b > best || b.is_nan()
 }
 
-/// 2×2 maxima of one plane.
-fn quarter_plane<T: Real>(z: &Windows, x: &[T], y: &mut [T], index: &mut [i64]) {
-    let (width, out) = (z.input[2], z.axes[2].len());
-    if out == 0 {
-        return;
-    }
-    let lines = y.chunks_exact_mut(out).zip(index.chunks_exact_mut(out));
-    for (line, (y, index)) in lines.enumerate() {
-        let base = 2 * line * width;
-        let top = &x[base..base + 2 * out];
-        let bottom = &x[base + width..base + width + 2 * out];
-        for o in 0..out {
-            let (mut best, mut at) = (top[2 * o], base + 2 * o);
-            for (v, p) in [
-                (top[2 * o + 1], base + 2 * o + 1),
-                (bottom[2 * o], base + width + 2 * o),
-                (bottom[2 * o + 1], base + width + 2 * o + 1),
-            ] {
-                let wins = beats(v, best);
-                best = if wins { v } else { best };
-                at = if wins { p } else { at };
+multiversion! {
+    /// 2×2 maxima of one plane of lines of `width`, `out` per line.
+    fn quarter_plane<T: Real>(width: usize, out: usize, x: &[T], y: &mut [T], index: &mut [i64]) {
+        for line in 0..y.len().checked_div(out).unwrap_or(0) {
+            let base = 2 * line * width;
+            let top = &x[base..base + 2 * out];
+            let bottom = &x[base + width..base + width + 2 * out];
+            let y = &mut y[line * out..(line + 1) * out];
+            let index = &mut index[line * out..(line + 1) * out];
+            for o in 0..out {
+                let (mut best, mut step) = (top[2 * o], 0);
+                let (b, c, d) = (top[2 * o + 1], bottom[2 * o], bottom[2 * o + 1]);
+                // Without branches: which of four wins is anybody's guess.
+                let wins = (b > best) | b.is_nan();
+                (best, step) = if wins { (b, 1) } else { (best, step) };
+                let wins = (c > best) | c.is_nan();
+                (best, step) = if wins { (c, width) } else { (best, step) };
+                let wins = (d > best) | d.is_nan();
+                (best, step) = if wins { (d, width + 1) } else { (best, step) };
+                y[o] = best;
+                index[o] = (base + 2 * o + step) as i64;
             }
-            y[o] = best;
-            index[o] = at as i64;
         }
     }
 }
@@ -287,7 +285,7 @@ fn max_with(x: &Array, compute: DType, z: &Windows) -> Result<(Array, Array)> {
                 for (p, (y, index)) in planes.zip(parts) {
                     let x = &x[p * plane..(p + 1) * plane];
                     if quarter {
-                        quarter_plane(z, x, y, index);
+                        quarter_plane(z.input[2], z.axes[2].len(), x, y, index);
                         continue;
                     }
                     z.outputs_of(|o, window| {
@@ -379,7 +377,11 @@ pub fn max_pool_backward(grad: &Array, index: &Array, x_shape: &[usize]) -> Resu
     );
     let outputs: usize = grad.dims()[2..].iter().product();
     let ids = kit::integers(OP, index)?;
-    if let Some(at) = ids.iter().position(|&i| i as u64 >= plane as u64) {
+    // The largest first: a search that may stop anywhere does not vectorise.
+    let largest = ids.iter().fold(0, |m: u64, &i| m.max(i as u64));
+    if largest >= plane as u64
+        && let Some(at) = ids.iter().position(|&i| i as u64 >= plane as u64)
+    {
         return Err(Error::index(
             OP,
             format!("indices in 0..{plane}, the size of a plane"),
@@ -395,8 +397,8 @@ pub fn max_pool_backward(grad: &Array, index: &Array, x_shape: &[usize]) -> Resu
             }
             let cost = (plane + 2 * outputs) as f64 * 0.5;
             team::split_mut(dx, planes, cost, |range, dx| {
-                dx.fill(0.0);
                 for (p, dx) in range.zip(dx.chunks_exact_mut(plane)) {
+                    dx.fill(0.0);
                     let at = p * outputs..(p + 1) * outputs;
                     for (&i, &g) in ids[at.clone()].iter().zip(&g[at]) {
                         dx[i as usize] += g;

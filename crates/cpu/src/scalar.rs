@@ -53,6 +53,10 @@ pub fn scalar_f64(u: Unary, x: f64) -> f64 {
             (if x < 0.0 { e } else { 1.0 }) / (1.0 + e)
         }
         Unary::Softplus => (if x < 0.0 { 0.0 } else { x }) + (-x.abs()).exp().ln_1p(),
+        Unary::GeluTanh => {
+            let root = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+            x * scalar_f64(Unary::Sigmoid, 2.0 * root * (x + 0.044_715 * (x * x * x)))
+        }
         Unary::Erf => libm::erf(x),
         Unary::Erfc => libm::erfc(x),
         Unary::Floor => x.floor(),

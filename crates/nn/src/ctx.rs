@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use entrenar_base::memory;
 use entrenar_base::{Error, Philox, Result};
+use entrenar_core::Tensor;
 use entrenar_core::autograd::checkpoint;
-use entrenar_core::{DType, Tensor};
 
 use crate::parameter::lock;
 use crate::{Buffer, Module, NamedParameters};
@@ -27,7 +27,7 @@ pub enum Mode {
 ///
 /// ```
 /// use entrenar_nn::{Buffer, Ctx};
-/// use entrenar_core::{DType, Tensor};
+/// use entrenar_core::Tensor;
 /// let mut cx = Ctx::train(7, 0); // seed and step
 /// assert_eq!(cx.key(), Ctx::train(7, 0).key()); // the same draw of the same step
 /// assert_ne!(cx.key(), Ctx::train(7, 1).key());
@@ -48,8 +48,6 @@ pub struct Ctx {
     updates: Vec<(Buffer, Tensor)>,
     /// α of [`Ctx::with_embedding_noise`].
     noise: Option<f64>,
-    /// Dtype of [`Ctx::with_autocast`].
-    autocast: Option<DType>,
 }
 
 impl Ctx {
@@ -72,49 +70,6 @@ impl Ctx {
             path: None,
             updates: Vec::new(),
             noise: None,
-            autocast: None,
-        }
-    }
-
-    /// With the products of linear layers computed in `dtype` (bf16), whatever their weights are
-    /// stored in; the rest promotes as it always does, so that norms, losses and sums of layers are
-    /// in f32 where the weights are. Gradients of weights come in the weights' own dtype: with f32
-    /// weights, those are the master weights of Micikevicius et al., "Mixed precision training",
-    /// 2018.
-    ///
-    /// ```
-    /// use entrenar_nn::{Ctx, Init, Linear, Module};
-    /// use entrenar_core::{DType, Tensor};
-    /// let layer = Linear::new(3, 2, &mut Init::new(0))?;
-    /// let x = Tensor::ones([5, 3], DType::F32);
-    /// let y = layer.forward(&x, &mut Ctx::train(0, 0).with_autocast(DType::BF16))?;
-    /// assert_eq!(y.dtype(), DType::BF16);
-    /// y.sum()?.backward()?;
-    /// assert_eq!(layer.weight.grad().unwrap().dtype(), DType::F32);
-    /// # Ok::<(), entrenar_core::Error>(())
-    /// ```
-    #[must_use]
-    pub fn with_autocast(mut self, dtype: DType) -> Ctx {
-        self.autocast = Some(dtype);
-        self
-    }
-
-    /// [`Ctx::with_autocast`] of a pass that is under way; `None` for none.
-    pub fn set_autocast(&mut self, dtype: Option<DType>) {
-        self.autocast = dtype;
-    }
-
-    /// A factor of a product, in the dtype that the pass computes products in. Layers with products
-    /// of their own call this for input and weight.
-    ///
-    /// # Errors
-    /// When x is no float while the pass has such a dtype.
-    #[track_caller]
-    pub fn operand(&self, x: &Tensor) -> Result<Tensor> {
-        match self.autocast {
-            Some(dtype) if !x.dtype().is_float() => Err(Error::dtype("autocast", dtype, x.dtype())),
-            Some(dtype) if dtype != x.dtype() => x.to_dtype(dtype),
-            _ => Ok(x.clone()),
         }
     }
 
@@ -295,7 +250,7 @@ impl Ctx {
             .map(|(name, p)| (name, p.version(), p))
             .collect();
         let (mode, keys, path) = (self.mode, self.draw(), self.path.clone());
-        let (noise, autocast) = (self.noise, self.autocast);
+        let noise = self.noise;
         // Filled by the first run; a replay finds it taken.
         let updates = Arc::new(Mutex::new(Some(Vec::new())));
         let first_updates = updates.clone();
@@ -310,7 +265,7 @@ impl Ctx {
             }
             let mut cx = Ctx::new(mode, keys);
             cx.path = path.clone();
-            (cx.noise, cx.autocast) = (noise, autocast);
+            cx.noise = noise;
             let _label = memory::scope_layer(path.clone());
             let y = run(&inputs[0], &mut cx)?;
             if let Some(list) = lock(&updates).as_mut() {

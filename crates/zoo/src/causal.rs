@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use entrenar_core::ops::attention::AttentionOptions;
 use entrenar_core::ops::loss::Reduction;
-use entrenar_core::{DType, Error, Result, Tensor};
+use entrenar_core::{DType, Error, Result, Tensor, is_autocast};
 use entrenar_nn::{Ctx, Module, Parameter};
 
 use crate::KvCache;
@@ -81,10 +81,7 @@ pub trait CausalLm: Module {
     /// # Errors
     /// When the last dimension is not the width.
     fn logits(&self, features: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
-        cx.scope("lm_head", |cx| {
-            let weight = cx.operand(&self.head().tensor())?;
-            cx.operand(features)?.linear(&weight, None)
-        })
+        cx.scope("lm_head", |_| features.linear(&self.head().tensor(), None))
     }
 
     /// The cross-entropy of `targets` `[batch, time]` (at each position the token that follows it;
@@ -102,10 +99,13 @@ pub trait CausalLm: Module {
     ) -> Result<Tensor> {
         let x = self.features(tokens, input, cx)?;
         let targets = targets.to_dtype(DType::I64)?;
-        cx.scope("lm_head", |cx| {
-            let weight = cx.operand(&self.head().tensor())?;
-            cx.operand(&x)?
-                .linear_cross_entropy(&weight, &targets, -100, reduction)
+        cx.scope("lm_head", |_| {
+            let (mut x, mut head) = (x, self.head().tensor());
+            if is_autocast() {
+                // The product in the fused loss is one of those that run in bf16.
+                (x, head) = (x.to_dtype(DType::BF16)?, head.to_dtype(DType::BF16)?);
+            }
+            x.linear_cross_entropy(&head, &targets, -100, reduction)
         })
     }
 }

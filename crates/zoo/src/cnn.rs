@@ -53,11 +53,12 @@ pub struct Stage {
 
 impl Module for Stage {
     fn forward(&self, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
-        let mut x = cx.call("conv", &self.conv, x)?;
-        if let Some(norm) = &self.norm {
-            x = cx.call("norm", norm, &x)?;
-        }
-        cx.call("pool", &self.pool, &x.relu()?)
+        let x = cx.call("conv", &self.conv, x)?;
+        let x = match &self.norm {
+            Some(norm) => cx.scope("norm", |cx| norm.forward_relu(&x, cx))?,
+            None => x.relu()?,
+        };
+        cx.call("pool", &self.pool, &x)
     }
 }
 

@@ -2,6 +2,7 @@
 //! learners", 2019): learned positions, pre-norm blocks, GELU, tied output weights.
 
 use entrenar_core::ops::cross_entropy::CrossEntropy;
+use entrenar_core::ops::linear::LinearOptions;
 use entrenar_core::{DType, Error, Result, Tensor};
 use entrenar_nn::{
     Ctx, Dropout, Embedding, Init, LayerNorm, LayerNormOptions, Linear, Module, Parameter,
@@ -169,7 +170,16 @@ impl Gpt {
     /// # Errors
     /// As [`Gpt::features`], or when the targets' shape or values do not fit.
     pub fn loss(&self, tokens: &Tensor, targets: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
-        let logits = self.forward(tokens, cx)?.flatten(0, 1)?;
+        // Logits as wide as their loss, whatever the products run in.
+        let wide = LinearOptions {
+            output: Some(self.head.weight.value().dtype()),
+            ..Default::default()
+        };
+        let x = self.features(tokens, cx)?;
+        let logits = cx.scope("head", |_| {
+            x.linear_with(&self.head.weight.tensor(), None, &wide)
+        })?;
+        let logits = logits.flatten(0, 1)?;
         logits.cross_entropy(&targets.flatten(0, -1)?, &CrossEntropy::default())
     }
 }

@@ -1,8 +1,8 @@
 //! A convolutional classifier with Adam: stages of convolution, batch norm, ReLU and pooling.
 
 use entrenar_base::DType;
-use entrenar_core::Tensor;
 use entrenar_core::ops::cross_entropy::CrossEntropy;
+use entrenar_core::{Tensor, autocast};
 use entrenar_nn::optim::{Adam, Optimizer};
 use entrenar_nn::{Ctx, Init, Module};
 use entrenar_zoo::{Cnn, CnnConfig};
@@ -12,7 +12,9 @@ use super::{Case, Work};
 use crate::cli::Precision;
 
 pub fn cases() -> Vec<Case> {
-    vec![case(&[1, 32, 64], 28, 64, Precision::F32)]
+    [Precision::F32, Precision::Bf16]
+        .map(|precision| case(&[1, 32, 64], 28, 64, precision))
+        .into()
 }
 
 /// Training steps on random images of `size` × `size`.
@@ -42,10 +44,11 @@ pub fn case(channels: &[usize], size: usize, batch: usize, precision: Precision)
                 step: Box::new(move || {
                     let mut cx = Ctx::train(0, step);
                     step += 1;
-                    model
-                        .forward(&x, &mut cx)?
-                        .cross_entropy(&t, &CrossEntropy::default())?
-                        .backward()?;
+                    let loss = || {
+                        let logits = model.forward(&x, &mut cx)?;
+                        logits.cross_entropy(&t, &CrossEntropy::default())
+                    };
+                    autocast(precision == Precision::Bf16, loss)?.backward()?;
                     cx.commit()?;
                     optimizer.step()?;
                     optimizer.zero_grad();

@@ -1,5 +1,6 @@
 //! Training steps of GPTs with AdamW on random tokens.
 
+use entrenar_core::autocast;
 use entrenar_nn::optim::{AdamW, Optimizer};
 use entrenar_nn::{Ctx, Init};
 use entrenar_zoo::{Gpt, GptConfig};
@@ -33,7 +34,8 @@ pub fn case(
                 step: Box::new(move || {
                     let mut cx = Ctx::train(0, step);
                     step += 1;
-                    model.loss(&tokens, &targets, &mut cx)?.backward()?;
+                    let loss = || model.loss(&tokens, &targets, &mut cx);
+                    autocast(precision == Precision::Bf16, loss)?.backward()?;
                     optimizer.step()?;
                     optimizer.zero_grad();
                     Ok(())
@@ -47,7 +49,7 @@ pub fn case(
 
 /// A fixed model in every precision.
 fn every_precision(name: &str, config: GptConfig, batch: usize, reps: usize) -> Vec<Case> {
-    [Precision::F32]
+    [Precision::F32, Precision::Bf16]
         .into_iter()
         .map(|p| case(name.to_string(), config.clone(), batch, p, reps))
         .collect()

@@ -15,7 +15,8 @@ use entrenar_base::{Array, Error, Result};
 use super::enable_grad;
 use super::graph::{Deferred, Slot, drop_flat, lock};
 use crate::Tensor;
-use crate::apply::{How, peeled, run};
+use crate::apply::{How, expanded, peeled, run};
+use crate::autocast::{autocast, is_autocast};
 use crate::op::{Aval, Few, OpRef, Rule};
 use crate::tensor::Level;
 
@@ -31,6 +32,8 @@ pub(crate) struct Region {
     policy: Option<CheckpointPolicy>,
     /// True for the second run, whose only purpose is to produce the slots.
     replay: bool,
+    /// Whether products of the first run were in bf16; the replay's must be too.
+    autocast: bool,
     state: Mutex<State>,
 }
 
@@ -97,13 +100,14 @@ impl Region {
             inputs: self.inputs.clone(),
             policy: self.policy.clone(),
             replay: true,
+            autocast: self.autocast,
             state: Mutex::new(State {
                 kept,
                 ..State::default()
             }),
         });
         // The first run recorded, so the replay must too, whatever surrounds this backward pass.
-        let outputs = enable_grad(|| enter(&again))?;
+        let outputs = enable_grad(|| autocast(self.autocast, || enter(&again)))?;
         drop(outputs);
         let mut found = lock(&again.state);
         if found.avals != expected {
@@ -163,7 +167,7 @@ pub(crate) fn record(
     if let Rule::Expand(e) = op.rule()
         && e.backward().is_none()
     {
-        return e.expand(inputs);
+        return expanded(e, inputs);
     }
     let lower = peeled(level, inputs);
     let keep = match &region.policy {
@@ -233,6 +237,7 @@ pub fn checkpoint_with(
         inputs: inputs.iter().map(|t| (*t).clone()).collect(),
         policy,
         replay: false,
+        autocast: is_autocast(),
         state: Mutex::default(),
     }))
 }

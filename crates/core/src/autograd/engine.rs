@@ -16,6 +16,7 @@ use entrenar_base::{Error, Result};
 use super::graph::{Edge, Leaf, Node, Slot};
 use super::{accumulate_gradient, vjp_of};
 use crate::apply::apply1;
+use crate::autocast::autocast;
 use crate::op::{Gradient, Rule, Sink, VjpCx};
 use crate::tensor::{Inner, Level};
 use crate::{Tensor, diagnostics};
@@ -290,6 +291,17 @@ impl Pass {
 
 /// Runs a pass at `level` from `roots`; for [`Targets::Edges`] returns their gradients.
 fn pass(
+    level: Level,
+    roots: Vec<(Edge, Tensor)>,
+    targets: Targets<'_>,
+    create_graph: bool,
+    retain: bool,
+) -> Result<Vec<Option<Tensor>>> {
+    // Rules compute in the dtypes they were recorded with.
+    autocast(false, || walk(level, roots, targets, create_graph, retain))
+}
+
+fn walk(
     level: Level,
     roots: Vec<(Edge, Tensor)>,
     targets: Targets<'_>,

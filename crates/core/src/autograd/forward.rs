@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use entrenar_base::{Error, Result};
 
-use crate::apply::{How, apply, apply1, peeled, run};
+use crate::apply::{How, apply, apply1, expanded, peeled, run};
 use crate::op::{Few, JvpCx, OpRef, Rule};
 use crate::tensor::{Inner, Level, Tensor};
 
@@ -29,7 +29,7 @@ pub(crate) fn push(
 ) -> Result<Few<Tensor>> {
     let rule = op.rule();
     if let Rule::Expand(e) = &rule {
-        return e.expand(inputs);
+        return expanded(*e, inputs);
     }
     let lower = peeled(level, inputs);
     let primals = run(op, &lower, How { given: None, ..how })?;

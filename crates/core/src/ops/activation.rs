@@ -6,7 +6,7 @@
 //! Hendrycks and Gimpel 2016 (gelu), Elfwing et al. 2018 (silu), Misra 2019 (mish), Howard et al.
 //! 2019 (hardswish), Dauphin et al. 2017 (glu).
 
-use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+use std::f64::consts::FRAC_1_SQRT_2;
 use std::sync::{Arc, LazyLock};
 
 use entrenar_base::{DType, Error, Result, Shape};
@@ -93,12 +93,7 @@ fixed! {
         &(&c(0.5) * &x(0)) * &(&c(1.0) + &erf)
     };
     /// The tanh approximation of gelu: 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))).
-    gelu_tanh, false, {
-        let root = FRAC_2_SQRT_PI * FRAC_1_SQRT_2; // √(2/π)
-        let cube = &(&x(0) * &x(0)) * &x(0);
-        let inner = &c(root) * &(&x(0) + &(&c(0.044_715) * &cube));
-        &(&c(0.5) * &x(0)) * &(&c(1.0) + &inner.unary(Unary::Tanh))
-    };
+    gelu_tanh, false, x(0).unary(Unary::GeluTanh);
     /// x·sigmoid(x), also called swish.
     silu, false, &x(0) * &x(0).unary(Unary::Sigmoid);
     /// x / (1 + |x|).

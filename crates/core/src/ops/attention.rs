@@ -15,6 +15,7 @@ use entrenar_cpu::attention as kernel;
 
 use crate::Tensor;
 use crate::apply::one;
+use crate::autocast::operand;
 use crate::op::{Aval, BackwardKernel, Bits, Expand, Few, Op, Rule};
 use crate::ops::activation::as_float;
 use crate::ops::expansion;
@@ -415,7 +416,11 @@ impl Tensor {
         value: &Tensor,
         options: &AttentionOptions,
     ) -> Result<Tensor> {
-        let p = problem(&as_float(self)?, key, value)?;
+        let p = problem(
+            &operand(&as_float(self)?)?,
+            &operand(key)?,
+            &operand(value)?,
+        )?;
         let mask = options.mask.as_ref();
         let mask = mask.map(|m| joined_mask(m, &p)).transpose()?;
         let lengths = options.lengths.as_ref();

@@ -2,7 +2,7 @@
 //!
 //! batch_norm: y = (x - mean) / √(variance + eps)·w + b per channel, over the batch and all
 //! positions, with the biased variance (Ioffe, Szegedy 2015); running statistics are the caller's
-//! business. group_norm takes the statistics per image and group of channels (Wu, He 2018),
+//! business; batch_norm_relu ends in max(y, 0), in the same pass. group_norm takes the statistics per image and group of channels (Wu, He 2018),
 //! instance_norm per image and channel (Ulyanov et al. 2016). local_response_norm:
 //! y = x / (k + alpha·average of x² over `size` neighbouring channels)^beta (Krizhevsky et al.
 //! 2012). 16-bit floats are computed in f32. Kernels: `entrenar_cpu::norm`.
@@ -26,6 +26,7 @@ struct BatchNorm {
     eps: Bits,
     weight: bool,
     bias: bool,
+    relu: bool,
 }
 
 impl BatchNorm {
@@ -59,7 +60,7 @@ impl Op for BatchNorm {
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
         let (w, b) = self.parameters(inputs);
-        let (y, mean, rstd) = kernel::batch_norm(inputs[0], w, b, self.eps.0)?;
+        let (y, mean, rstd) = kernel::batch_norm(inputs[0], w, b, self.eps.0, self.relu)?;
         Ok(smallvec![y, mean, rstd])
     }
     fn rule(&self) -> Rule<'_> {
@@ -107,7 +108,11 @@ impl Expand for BatchNorm {
         let (_, variance, centered) = statistics(&x)?;
         let y = centered.mul(&variance.add_scalar(self.eps.0)?.rsqrt()?)?;
         let (w, b) = self.parameters(inputs);
-        Ok(one(scaled(y, w, b)?.to_dtype(dtype)?))
+        let mut y = scaled(y, w, b)?;
+        if self.relu {
+            y = y.relu()?;
+        }
+        Ok(one(y.to_dtype(dtype)?))
     }
     fn backward(&self) -> Option<&dyn BackwardKernel> {
         Some(self)
@@ -138,7 +143,8 @@ impl BackwardKernel for BatchNorm {
             self.weight && needs[1],
             self.bias && needs[at_bias],
         ];
-        let (dx, dw, db) = kernel::batch_norm_backward(g, inputs[0], mean, rstd, w, wanted)?;
+        let x = inputs[0];
+        let (dx, dw, db) = kernel::batch_norm_backward(g, x, mean, rstd, w, b, self.relu, wanted)?;
         let mut gradients = smallvec![dx];
         for (gradient, like) in [(dw, w), (db, b)] {
             if let Some(like) = like {
@@ -174,12 +180,38 @@ impl Tensor {
         bias: Option<&Tensor>,
         eps: f64,
     ) -> Result<(Tensor, Tensor, Tensor)> {
+        self.normalise_batch(weight, bias, eps, false)
+    }
+
+    /// [`Tensor::batch_norm`] with max(·, 0) of the result, forward and backward in the same passes.
+    ///
+    /// # Errors
+    /// As [`Tensor::batch_norm`].
+    #[track_caller]
+    pub fn batch_norm_relu(
+        &self,
+        weight: Option<&Tensor>,
+        bias: Option<&Tensor>,
+        eps: f64,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        self.normalise_batch(weight, bias, eps, true)
+    }
+
+    #[track_caller]
+    fn normalise_batch(
+        &self,
+        weight: Option<&Tensor>,
+        bias: Option<&Tensor>,
+        eps: f64,
+        relu: bool,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
         const OP: &str = "batch_norm";
         let x = as_float(self)?;
         let op = BatchNorm {
             eps: Bits(eps),
             weight: weight.is_some(),
             bias: bias.is_some(),
+            relu,
         };
         let per_channel = if x.rank() < 2 {
             2 // the op reports the rank
@@ -400,6 +432,21 @@ pub(crate) const ENTRIES: &[Entry] = &[
         },
     },
     Entry {
+        name: "batch_norm_relu",
+        kind: "expand",
+        sample: |g| {
+            let channels = g.range(1, 4);
+            let x = sample_channels(g, channels, 2).swap_remove(0);
+            // Small weights beside larger biases: no value comes near the kink at 0.
+            let weight = g.tensor([channels], -0.05, 0.05);
+            let signs = (0..channels).map(|_| if g.once_in(2) { 1.0 } else { -1.0 });
+            let bias = Tensor::from_vec(signs.collect::<Vec<f64>>(), [channels])?;
+            Ok(Sample::one(vec![x, weight, bias], |t| {
+                Ok(t[0].batch_norm_relu(Some(&t[1]), Some(&t[2]), 0.1)?.0)
+            }))
+        },
+    },
+    Entry {
         name: "batch_norm_eval",
         kind: "composed",
         sample: |g| {
@@ -455,6 +502,28 @@ mod tests {
     use entrenar_base::DType;
 
     /// Forward mode runs the expansion, which has no statistics of its own.
+    #[test]
+    fn relu_in_the_same_pass_changes_nothing() {
+        let leaf = |shape: &[usize], seed| {
+            let t = Tensor::randn(shape, entrenar_base::DType::F32, seed).unwrap();
+            t.requires_grad().unwrap()
+        };
+        let run = |fused: bool| {
+            let (x, w, b) = (leaf(&[3, 4, 5, 7], 1), leaf(&[4], 2), leaf(&[4], 3));
+            let (y, mean, variance) = if fused {
+                x.batch_norm_relu(Some(&w), Some(&b), 1e-5).unwrap()
+            } else {
+                let (y, mean, variance) = x.batch_norm(Some(&w), Some(&b), 1e-5).unwrap();
+                (y.relu().unwrap(), mean, variance)
+            };
+            y.square().unwrap().sum().unwrap().backward().unwrap();
+            let grads = [&x, &w, &b].map(|t| t.grad().unwrap());
+            let all = [y.detach(), mean, variance].into_iter().chain(grads);
+            all.map(|t| t.to_vec::<f32>().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(run(true), run(false));
+    }
+
     #[test]
     fn statistics_are_the_same_in_every_mode() {
         let x = Tensor::randn([4, 2, 3], DType::F64, 5).unwrap();

@@ -5,14 +5,21 @@
 //! convolution (x, w), input gradient (ȳ, w) and weight gradient (ȳ, x); hence every order. The
 //! transposed convolution is the input gradient. Kernels: `entrenar_cpu::conv`.
 
-use entrenar_base::{Array, Error, Result, Shape};
+use smallvec::smallvec;
+
+use entrenar_base::{Array, DType, Error, Result, Shape};
+use entrenar_cpu::cast::cast;
 use entrenar_cpu::conv as kernel;
 use entrenar_cpu::conv::ConvGeometry;
+use entrenar_cpu::product::Compute;
+use entrenar_cpu::reduce::{Reduce, reduce};
 
 use crate::Tensor;
 use crate::apply::{apply1, handle, one};
-use crate::op::{Aval, Few, Multilinear, Op, Rule, VjpCx};
+use crate::autocast::is_autocast;
+use crate::op::{Aval, BackwardKernel, Expand, Few, Multilinear, Op, Rule, VjpCx};
 use crate::ops::activation::as_float;
+use crate::ops::expansion;
 use crate::registry::{Entry, Gen, Sample};
 
 /// How a convolution moves. Each list has one entry per spatial dimension, or a single one for all
@@ -156,41 +163,51 @@ fn output_shape(op: &str, x: &Shape, w: &Shape, g: &ConvGeometry) -> Result<Shap
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Conv {
     geometry: ConvGeometry,
+    /// Whether operands are rounded to bf16 before they are multiplied.
+    bf16: bool,
 }
 
 /// (ȳ `[N, O, *]`, w) to x̄ of shape `x`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct ConvInputGrad {
-    geometry: ConvGeometry,
+    conv: Conv,
     x: Shape,
 }
 
 /// (ȳ, x) to w̄ of shape `w`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct ConvWeightGrad {
-    geometry: ConvGeometry,
+    conv: Conv,
     w: Shape,
 }
 
-fn conv(geometry: &ConvGeometry, x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let geometry = geometry.clone();
-    apply1(&handle(Conv { geometry }), &[x, w])
+/// What kernels multiply in.
+fn compute(bf16: bool) -> Compute {
+    if bf16 { Compute::Bf16 } else { Compute::F32 }
 }
 
-fn input_grad(geometry: &ConvGeometry, x: &Shape, g: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let op = ConvInputGrad {
-        geometry: geometry.clone(),
-        x: x.clone(),
-    };
-    apply1(&handle(op), &[g, w])
-}
+impl Conv {
+    fn apply(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        apply1(&handle(self.clone()), &[x, w])
+    }
 
-fn weight_grad(geometry: &ConvGeometry, w: &Shape, g: &Tensor, x: &Tensor) -> Result<Tensor> {
-    let op = ConvWeightGrad {
-        geometry: geometry.clone(),
-        w: w.clone(),
-    };
-    apply1(&handle(op), &[g, x])
+    /// The gradient of an input of shape `x`.
+    fn input_grad(&self, x: &Shape, g: &Tensor, w: &Tensor) -> Result<Tensor> {
+        let op = ConvInputGrad {
+            conv: self.clone(),
+            x: x.clone(),
+        };
+        apply1(&handle(op), &[g, w])
+    }
+
+    /// The gradient of a weight of shape `w`.
+    fn weight_grad(&self, w: &Shape, g: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let op = ConvWeightGrad {
+            conv: self.clone(),
+            w: w.clone(),
+        };
+        apply1(&handle(op), &[g, x])
+    }
 }
 
 impl Op for Conv {
@@ -203,7 +220,9 @@ impl Op for Conv {
         Ok(one(Aval::new(shape, x.dtype)))
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
-        Ok(one(kernel::conv(inputs[0], inputs[1], &self.geometry)?))
+        let (x, w) = (inputs[0], inputs[1]);
+        let y = kernel::conv(x, w, None, &self.geometry, compute(self.bf16))?;
+        Ok(one(y))
     }
     fn rule(&self) -> Rule<'_> {
         Rule::Multilinear(self)
@@ -213,9 +232,9 @@ impl Op for Conv {
 impl Multilinear for Conv {
     fn transpose(&self, i: usize, g: &Tensor, cx: &VjpCx<'_>) -> Result<Tensor> {
         if i == 0 {
-            input_grad(&self.geometry, &cx.aval(0).shape, g, cx.input(1)?)
+            self.input_grad(&cx.aval(0).shape, g, cx.input(1)?)
         } else {
-            weight_grad(&self.geometry, &cx.aval(1).shape, g, cx.input(0)?)
+            self.weight_grad(&cx.aval(1).shape, g, cx.input(0)?)
         }
     }
 }
@@ -229,7 +248,9 @@ impl Op for ConvInputGrad {
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
         let (g, w) = (inputs[0], inputs[1]);
-        Ok(one(kernel::conv_input_grad(g, w, &self.x, &self.geometry)?))
+        let (geometry, compute) = (&self.conv.geometry, compute(self.conv.bf16));
+        let dx = kernel::conv_input_grad(g, w, &self.x, geometry, compute)?;
+        Ok(one(dx))
     }
     fn rule(&self) -> Rule<'_> {
         Rule::Multilinear(self)
@@ -239,9 +260,9 @@ impl Op for ConvInputGrad {
 impl Multilinear for ConvInputGrad {
     fn transpose(&self, i: usize, g: &Tensor, cx: &VjpCx<'_>) -> Result<Tensor> {
         if i == 0 {
-            conv(&self.geometry, g, cx.input(1)?)
+            self.conv.apply(g, cx.input(1)?)
         } else {
-            weight_grad(&self.geometry, &cx.aval(1).shape, cx.input(0)?, g)
+            self.conv.weight_grad(&cx.aval(1).shape, cx.input(0)?, g)
         }
     }
 }
@@ -255,12 +276,9 @@ impl Op for ConvWeightGrad {
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
         let (g, x) = (inputs[0], inputs[1]);
-        Ok(one(kernel::conv_weight_grad(
-            g,
-            x,
-            &self.w,
-            &self.geometry,
-        )?))
+        let (geometry, compute) = (&self.conv.geometry, compute(self.conv.bf16));
+        let dw = kernel::conv_weight_grad(g, x, &self.w, geometry, compute)?;
+        Ok(one(dw))
     }
     fn rule(&self) -> Rule<'_> {
         Rule::Multilinear(self)
@@ -270,10 +288,76 @@ impl Op for ConvWeightGrad {
 impl Multilinear for ConvWeightGrad {
     fn transpose(&self, i: usize, g: &Tensor, cx: &VjpCx<'_>) -> Result<Tensor> {
         if i == 0 {
-            conv(&self.geometry, cx.input(1)?, g)
+            self.conv.apply(cx.input(1)?, g)
         } else {
-            input_grad(&self.geometry, &cx.aval(1).shape, cx.input(0)?, g)
+            self.conv.input_grad(&cx.aval(1).shape, cx.input(0)?, g)
         }
+    }
+}
+
+/// (x, w, b `[O]`) to y: a convolution whose sums start from the bias.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct BiasedConv(Conv);
+
+impl Op for BiasedConv {
+    fn name(&self) -> &'static str {
+        "conv"
+    }
+    fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>> {
+        let outputs = self.0.infer(inputs)?;
+        let channels = outputs[0].shape[1];
+        if inputs[2].shape[..] != [channels] {
+            let expected = format!("a bias of shape [{channels}]");
+            return Err(Error::shape(self.name(), expected, &inputs[2].shape));
+        }
+        Ok(outputs)
+    }
+    fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
+        let (x, w, b) = (inputs[0], inputs[1], inputs[2]);
+        let compute = compute(self.0.bf16);
+        Ok(one(kernel::conv(x, w, Some(b), &self.0.geometry, compute)?))
+    }
+    fn rule(&self) -> Rule<'_> {
+        Rule::Expand(self)
+    }
+}
+
+impl Expand for BiasedConv {
+    fn expand(&self, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
+        let y = self.0.apply(inputs[0], inputs[1])?;
+        Ok(one(with_bias(self.name(), y, Some(inputs[2]))?))
+    }
+    fn backward(&self) -> Option<&dyn BackwardKernel> {
+        Some(self)
+    }
+}
+
+impl BackwardKernel for BiasedConv {
+    fn reads_output(&self, _: usize) -> bool {
+        false
+    }
+    fn eval_backward(
+        &self,
+        inputs: &[&Array],
+        _: &[Option<&Array>],
+        cotangents: &[Option<&Array>],
+        needs: &[bool],
+    ) -> Result<Few<Option<Array>>> {
+        let (x, w, b) = (inputs[0], inputs[1], inputs[2]);
+        let g = cotangents[0]
+            .ok_or_else(|| Error::autodiff(self.name(), "backward without a cotangent"))?;
+        let (geometry, compute) = (&self.0.geometry, compute(self.0.bf16));
+        let dx = || kernel::conv_input_grad(g, w, x.dims(), geometry, compute);
+        let dw = || kernel::conv_weight_grad(g, x, w.dims(), geometry, compute);
+        let db = || {
+            let dims: Vec<usize> = (0..g.rank()).filter(|&d| d != 1).collect();
+            cast(&reduce(Reduce::Sum, g, &dims)?, b.dtype())
+        };
+        Ok(smallvec![
+            needs[0].then(dx).transpose()?,
+            needs[1].then(dw).transpose()?,
+            needs[2].then(db).transpose()?,
+        ])
     }
 }
 
@@ -345,8 +429,16 @@ impl Tensor {
         let dims = spatial(OP, weight)?;
         let geometry = options.geometry(OP, dims)?;
         let outputs = batched(OP, self, dims, |x| {
-            let y = conv(&geometry, x, &weight.to_dtype(x.dtype())?)?;
-            Ok(vec![with_bias(OP, y, bias)?])
+            let op = Conv {
+                geometry,
+                bf16: is_autocast() && x.dtype() == DType::F32,
+            };
+            let weight = weight.to_dtype(x.dtype())?;
+            let Some(bias) = bias else {
+                return Ok(vec![op.apply(x, &weight)?]);
+            };
+            let bias = bias.to_dtype(x.dtype())?;
+            Ok(expansion::checked(BiasedConv(op), &[x, &weight, &bias])?.into_vec())
         })?;
         Ok(outputs[0].clone())
     }
@@ -422,7 +514,11 @@ impl Tensor {
                     x.shape(),
                 ));
             }
-            let mut y = input_grad(&geometry, &shape, x, &weight.to_dtype(x.dtype())?)?;
+            let op = Conv {
+                geometry: geometry.clone(),
+                bf16: is_autocast() && x.dtype() == DType::F32,
+            };
+            let mut y = op.input_grad(&shape, x, &weight.to_dtype(x.dtype())?)?;
             for (d, &n) in zeros_after.iter().enumerate().filter(|(_, n)| **n > 0) {
                 let mut block = y.shape().clone();
                 block.dims_mut()[2 + d] = n;

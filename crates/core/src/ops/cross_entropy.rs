@@ -15,6 +15,7 @@ use entrenar_cpu::loss as kernel;
 
 use crate::Tensor;
 use crate::apply::{apply1, handle, one};
+use crate::autocast::is_autocast;
 use crate::op::{Aval, BackwardKernel, Bits, Expand, Few, Op, Rule};
 use crate::ops::activation::as_float;
 use crate::ops::expansion;
@@ -373,6 +374,12 @@ impl Tensor {
     pub fn cross_entropy(&self, targets: &Tensor, options: &CrossEntropy) -> Result<Tensor> {
         const OP: &str = "cross_entropy";
         let x = as_float(self)?;
+        // A loss is a sum: f32 inside autocast.
+        let x = if is_autocast() && x.dtype() == DType::BF16 {
+            x.to_dtype(DType::F32)?
+        } else {
+            x
+        };
         let smoothing = options.label_smoothing;
         if !(0.0..=1.0).contains(&smoothing) {
             return Err(Error::argument(OP, "label smoothing in [0, 1]", smoothing));

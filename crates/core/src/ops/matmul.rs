@@ -4,6 +4,7 @@ use entrenar_base::{Array, Error, Result, Shape};
 
 use crate::Tensor;
 use crate::apply::{apply1, handle, one};
+use crate::autocast::operand;
 use crate::op::{Aval, Few, Multilinear, Op, Rule, VjpCx};
 use crate::registry::{Entry, Sample};
 
@@ -69,8 +70,9 @@ impl Tensor {
     /// ```
     #[track_caller]
     pub fn matmul(&self, other: &Tensor) -> Result<Tensor> {
-        let dtype = self.dtype().promote(other.dtype());
-        let (a, b) = (self.to_dtype(dtype)?, other.to_dtype(dtype)?);
+        let (a, b) = (operand(self)?, operand(other)?);
+        let dtype = a.dtype().promote(b.dtype());
+        let (a, b) = (a.to_dtype(dtype)?, b.to_dtype(dtype)?);
         let (ra, rb) = (a.rank(), b.rank());
         let inner = |t: &Tensor, from_end: usize| t.dims()[t.rank() - from_end];
         if ra == 0 || rb == 0 || inner(&a, 1) != inner(&b, rb.min(2)) {

@@ -12,6 +12,7 @@ use entrenar_cpu::attention as kernel;
 
 use crate::Tensor;
 use crate::apply::one;
+use crate::autocast::operand;
 use crate::op::{Aval, BackwardKernel, Expand, Few, Op, Rule};
 use crate::ops::activation::as_float;
 use crate::ops::attention::{Attention, AttentionOptions, mask_gradient, returned};
@@ -173,7 +174,7 @@ impl Tensor {
         groups: usize,
         options: &AttentionOptions,
     ) -> Result<Tensor> {
-        let joint = as_float(self)?;
+        let joint = operand(&as_float(self)?)?;
         let (mask, lengths) = (options.mask.as_ref(), options.lengths.as_ref());
         let all = (heads + 2 * groups).max(1);
         let width = joint.dims().last().map_or(1, |n| n / all);

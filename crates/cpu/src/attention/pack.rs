@@ -10,6 +10,8 @@ use entrenar_base::{Element, bf16, f16};
 use super::tile::{COLUMNS, Left, Pairs, Plain, Precision, ROWS, Right};
 use crate::cast::round_bf16;
 use crate::simd::multiversion;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::turn;
 
 /// A size padded to whole tiles of rows.
 pub(super) const fn padded_rows(n: usize) -> usize {
@@ -110,7 +112,10 @@ fn each<S: Copy, T>(from: &[S], to: &mut [T], f: impl Fn(S) -> T + Copy) {
     let (many, few) = from.as_chunks::<16>();
     let (to_many, to_few) = to.as_chunks_mut::<16>();
     for (to, from) in to_many.iter_mut().zip(many) {
-        *to = std::array::from_fn(|i| f(from[i])); // all loads before all stores
+        // An index loop: iterator adaptors are calls where the instruction set differs.
+        for i in 0..16 {
+            to[i] = f(from[i]);
+        }
     }
     for (to, &from) in to_few.iter_mut().zip(few) {
         *to = f(from);
@@ -224,8 +229,11 @@ impl Pack for Pairs {
         let (x_many, x_few) = first.as_chunks::<16>();
         let (y_many, y_few) = second.as_chunks::<16>();
         let (to_many, to_few) = to.as_chunks_mut::<16>();
-        for ((to, x), y) in to_many.iter_mut().zip(x_many).zip(y_many) {
-            *to = std::array::from_fn(|i| pair(x[i], y[i]));
+        for (block, to) in to_many.iter_mut().enumerate() {
+            let (x, y) = (&x_many[block], &y_many[block]);
+            for i in 0..16 {
+                to[i] = pair(x[i], y[i]);
+            }
         }
         for ((to, &x), &y) in to_few.iter_mut().zip(x_few).zip(y_few) {
             *to = pair(x, y);
@@ -282,7 +290,7 @@ impl Pack for Pairs {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     //! What the compiler does not find: rounding to bf16 with the processor's own instruction
-    //! (which flushes denormals to zero), and the transpose of 16 × 16 words in registers.
+    //! (which flushes denormals to zero).
 
     use std::arch::x86_64::*;
     use std::mem::transmute;
@@ -325,81 +333,6 @@ mod x86 {
                 ));
                 let pairs = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
                 _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs);
-            }
-        }
-    }
-
-    /// Writes 16 rows of 16 words, `row` apart, as 16 columns of rows `nr` apart.
-    ///
-    /// # Safety
-    /// All of them lie inside valid memory; the processor has AVX-512.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn turn_words(from: *const i32, row: usize, to: *mut i32, nr: usize) {
-        // SAFETY: by the caller's promise.
-        unsafe {
-            let mut r = [_mm512_setzero_si512(); 16];
-            for (i, r) in r.iter_mut().enumerate() {
-                *r = _mm512_loadu_si512(from.add(i * row).cast());
-            }
-            // Pairs of rows, then fours, within each quarter of the registers.
-            let mut s = r;
-            for i in (0..16).step_by(2) {
-                s[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-                s[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-            }
-            for i in (0..16).step_by(4) {
-                r[i] = _mm512_unpacklo_epi64(s[i], s[i + 2]);
-                r[i + 1] = _mm512_unpackhi_epi64(s[i], s[i + 2]);
-                r[i + 2] = _mm512_unpacklo_epi64(s[i + 1], s[i + 3]);
-                r[i + 3] = _mm512_unpackhi_epi64(s[i + 1], s[i + 3]);
-            }
-            // r[4 g + c] holds, in quarter q, column 4 q + c of rows 4 g ..: exchange quarters.
-            for c in 0..4 {
-                let low = _mm512_shuffle_i32x4::<0x88>(r[c], r[4 + c]);
-                let high = _mm512_shuffle_i32x4::<0xdd>(r[c], r[4 + c]);
-                let low2 = _mm512_shuffle_i32x4::<0x88>(r[8 + c], r[12 + c]);
-                let high2 = _mm512_shuffle_i32x4::<0xdd>(r[8 + c], r[12 + c]);
-                s[c] = _mm512_shuffle_i32x4::<0x88>(low, low2);
-                s[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low, low2);
-                s[4 + c] = _mm512_shuffle_i32x4::<0x88>(high, high2);
-                s[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high, high2);
-            }
-            for (p, s) in s.iter().enumerate() {
-                _mm512_storeu_si512(to.add(p * nr).cast(), *s);
-            }
-        }
-    }
-
-    /// Writes 8 rows of 8 words, `row` apart, as 8 columns of rows `nr` apart.
-    ///
-    /// # Safety
-    /// All of them lie inside valid memory; the processor has AVX2.
-    #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn turn_eight(from: *const i32, row: usize, to: *mut i32, nr: usize) {
-        // SAFETY: by the caller's promise.
-        unsafe {
-            let mut r = [_mm256_setzero_si256(); 8];
-            for (i, r) in r.iter_mut().enumerate() {
-                *r = _mm256_loadu_si256(from.add(i * row).cast());
-            }
-            // Pairs of rows, then fours, within each half of the registers.
-            let mut s = r;
-            for i in (0..8).step_by(2) {
-                s[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
-                s[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
-            }
-            for i in (0..8).step_by(4) {
-                r[i] = _mm256_unpacklo_epi64(s[i], s[i + 2]);
-                r[i + 1] = _mm256_unpackhi_epi64(s[i], s[i + 2]);
-                r[i + 2] = _mm256_unpacklo_epi64(s[i + 1], s[i + 3]);
-                r[i + 3] = _mm256_unpackhi_epi64(s[i + 1], s[i + 3]);
-            }
-            // r[4 g + c] holds, in half h, column 4 h + c of rows 4 g ..: exchange halves.
-            for c in 0..4 {
-                let low = _mm256_permute2x128_si256::<0x20>(r[c], r[4 + c]);
-                let high = _mm256_permute2x128_si256::<0x31>(r[c], r[4 + c]);
-                _mm256_storeu_si256(to.add(c * nr).cast(), low);
-                _mm256_storeu_si256(to.add((4 + c) * nr).cast(), high);
             }
         }
     }
@@ -511,10 +444,10 @@ fn turn<O: Element>(rows: &[O], steps: usize, to: &mut [O], nr: usize) {
                 let from = rows.as_ptr().add(done).cast::<i32>();
                 let to = to.as_mut_ptr().add(done * nr).cast::<i32>();
                 if level == Level::Avx512 {
-                    x86::turn_words(from, steps, to, nr);
+                    turn::sixteen::<false>(from, steps, to, nr);
                 } else {
-                    x86::turn_eight(from, steps, to, nr);
-                    x86::turn_eight(from.add(8 * steps), steps, to.add(8), nr);
+                    turn::eight(from, steps, to, nr);
+                    turn::eight(from.add(8 * steps), steps, to.add(8), nr);
                 }
             }
             done += block;
@@ -621,7 +554,7 @@ mod tests {
             // SAFETY: the processor has AVX2; 8 rows of 8 words lie in both.
             unsafe {
                 let from = rows.as_ptr().add(8 * half * STEPS);
-                x86::turn_eight(from, STEPS, to.as_mut_ptr().add(8 * half), NR);
+                turn::eight(from, STEPS, to.as_mut_ptr().add(8 * half), NR);
             }
         }
         assert_turned(&rows, &to, 8);

@@ -13,7 +13,8 @@ mod plan;
 use entrenar_base::{Array, Error, Result, Shape};
 
 use crate::alloc::Scratch;
-use crate::kit::{self, Matrix, gemm, with_real};
+use crate::kit::{self, Matrix, gemm_in, with_real};
+use crate::product::Compute;
 use crate::team::{self, Shared};
 pub use plan::ConvGeometry;
 use plan::Plan;
@@ -57,7 +58,8 @@ impl Plan {
     }
 }
 
-/// The convolution of `x` `[N, C, *]` with `w` `[O, C / groups, *]`: `[N, O, *]`.
+/// The convolution of `x` `[N, C, *]` with `w` `[O, C / groups, *]`, plus `bias` `[O]`: `[N, O, *]`.
+/// f32 operands are multiplied in the precision `compute_in`; the result has their dtype.
 ///
 /// # Errors
 /// When shapes, dtypes or geometry do not fit, or the kernel is larger than the padded input.
@@ -65,21 +67,40 @@ impl Plan {
 /// ```
 /// use entrenar_base::Array;
 /// use entrenar_cpu::conv::{ConvGeometry, conv};
+/// use entrenar_cpu::product::Compute;
 /// let x = Array::from_vec(vec![1.0f32, 2.0, 4.0], [1, 1, 3])?;
 /// let w = Array::from_vec(vec![1.0f32, 1.0], [1, 1, 2])?;
-/// let y = conv(&x, &w, &ConvGeometry::plain(1))?;
+/// let y = conv(&x, &w, None, &ConvGeometry::plain(1), Compute::F32)?;
 /// assert_eq!(y.to_vec::<f32>()?, [3.0, 6.0]);
 /// # Ok::<(), entrenar_base::Error>(())
 /// ```
 #[track_caller]
-pub fn conv(x: &Array, w: &Array, geometry: &ConvGeometry) -> Result<Array> {
+pub fn conv(
+    x: &Array,
+    w: &Array,
+    bias: Option<&Array>,
+    geometry: &ConvGeometry,
+    compute_in: Compute,
+) -> Result<Array> {
     const OP: &str = "conv";
     kit::same_dtype(OP, x, w)?;
     let compute = kit::compute_dtype(OP, x.dtype())?;
     let plan = Plan::new(OP, x.dims(), w.dims(), geometry)?;
+    let outputs = plan.groups * plan.group_out;
+    if let Some(b) = bias
+        && b.dims() != [outputs]
+    {
+        return Err(Error::shape(
+            OP,
+            format!("a bias of shape [{outputs}]"),
+            b.shape(),
+        ));
+    }
     let (dense_x, dense_w) = (kit::dense(x, compute)?, kit::dense(w, compute)?);
+    let bias = bias.map(|b| kit::dense(b, compute)).transpose()?;
     let out = with_real!(compute, T => {
         let (x, w) = (dense_x.as_slice::<T>()?, dense_w.as_slice::<T>()?);
+        let bias = bias.as_ref().map(Array::as_slice::<T>).transpose()?;
         Array::build(plan.output_shape(), |y: &mut [T]| {
             let (positions, k) = (plan.positions(), plan.group_in * plan.kernel_volume());
             if positions == 0 {
@@ -100,16 +121,28 @@ pub fn conv(x: &Array, w: &Array, geometry: &ConvGeometry) -> Result<Array> {
                     let w = Matrix::rows(&w[group * plan.group_out * k..(group + 1) * plan.group_out * k], k);
                     let place = pair * plan.group_out * positions;
                     let sizes = (plan.group_out, count, k);
+                    // Sums start from the bias.
+                    let begin = |rows: &mut [T], width: usize| {
+                        for (o, row) in rows.chunks_exact_mut(width.max(1)).enumerate() {
+                            row.fill(bias.map_or(0.0, |b| b[group * plan.group_out + o]));
+                        }
+                    };
                     let multiply = |patches: Matrix<'_, T>| {
                         if tiles == 1 {
                             // SAFETY: this (image, group) is computed by this item alone.
                             let y = unsafe { y.slice(place..place + plan.group_out * positions) };
-                            gemm(y, positions, sizes, 1.0, w, patches, false);
+                            if bias.is_some() {
+                                begin(y, positions);
+                            }
+                            gemm_in(compute_in, y, positions, sizes, 1.0, w, patches, bias.is_some());
                             return;
                         }
                         // Tiles interleave in memory: only whole rows of one may be borrowed.
                         kit::with_scratch(plan.group_out * count, |block: &mut [T]| {
-                            gemm(block, count, sizes, 1.0, w, patches, false);
+                            if bias.is_some() {
+                                begin(block, count);
+                            }
+                            gemm_in(compute_in, block, count, sizes, 1.0, w, patches, bias.is_some());
                             for (o, row) in block.chunks_exact(count).enumerate() {
                                 let at = place + o * positions + first;
                                 // SAFETY: tiles cover disjoint positions.
@@ -143,6 +176,7 @@ pub fn conv_input_grad(
     w: &Array,
     x_shape: &[usize],
     geometry: &ConvGeometry,
+    compute_in: Compute,
 ) -> Result<Array> {
     const OP: &str = "conv_input_grad";
     kit::same_dtype(OP, grad, w)?;
@@ -183,7 +217,7 @@ pub fn conv_input_grad(
                     if plan.is_direct() {
                         let sizes = (rows, positions, plan.group_out);
                         let g = Matrix::rows(g, positions);
-                        gemm(dx, positions, sizes, 1.0, weights.transposed(), g, false);
+                        gemm_in(compute_in, dx, positions, sizes, 1.0, weights.transposed(), g, false);
                         continue;
                     }
                     dx.fill(0.0);
@@ -196,7 +230,7 @@ pub fn conv_input_grad(
                         kit::with_scratch(rows * count, |columns: &mut [T]| {
                             let g = Matrix { offset: start * line, ..Matrix::rows(g, positions) };
                             let sizes = (rows, count, plan.group_out);
-                            gemm(columns, count, sizes, 1.0, weights.transposed(), g, false);
+                            gemm_in(compute_in, columns, count, sizes, 1.0, weights.transposed(), g, false);
                             patches::add_back(&plan, columns, channels, tile, dx);
                         });
                     }
@@ -218,6 +252,7 @@ pub fn conv_weight_grad(
     x: &Array,
     w_shape: &[usize],
     geometry: &ConvGeometry,
+    compute_in: Compute,
 ) -> Result<Array> {
     const OP: &str = "conv_weight_grad";
     kit::same_dtype(OP, grad, x)?;
@@ -266,7 +301,7 @@ pub fn conv_weight_grad(
                         );
                         if plan.is_direct() {
                             let x = Matrix::rows(x, positions).transposed();
-                            gemm(out, block_k, (plan.group_out, rows, positions), 1.0, g, x, true);
+                            gemm_in(compute_in, out, block_k, (plan.group_out, rows, positions), 1.0, g, x, true);
                             continue;
                         }
                         for start in (0..lines).step_by(per_tile) {
@@ -276,7 +311,7 @@ pub fn conv_weight_grad(
                                 patches::gather(&plan, x, channels, tile, columns);
                                 let columns = Matrix::rows(&*columns, count).transposed();
                                 let g = Matrix { offset: start * line, ..g };
-                                gemm(out, block_k, (plan.group_out, rows, count), 1.0, g, columns, true);
+                                gemm_in(compute_in, out, block_k, (plan.group_out, rows, count), 1.0, g, columns, true);
                             });
                         }
                     }

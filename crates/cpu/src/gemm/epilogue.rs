@@ -1,7 +1,8 @@
 //! What follows a product while its tile is in cache: bias, activation, residual, the casts.
 //!
 //! The formulas are those of the pointwise operations of the same names, operation by operation in
-//! f32, so that a fused product has the bits of its parts in f32.
+//! f32, so that a fused product has the bits of its parts in f32. Loops run over indices: iterator
+//! adaptors that the compiler leaves as calls would be compiled for the baseline.
 
 use entrenar_base::{bf16, f16};
 use half::slice::HalfFloatSliceExt;
@@ -49,14 +50,14 @@ impl Rows {
         // SAFETY: the caller's promise.
         unsafe {
             match self.kind {
-                Kind::F32 => to.copy_from_slice(std::slice::from_raw_parts(
-                    self.data.cast::<f32>().add(index),
-                    n,
-                )),
+                Kind::F32 => {
+                    let from = std::slice::from_raw_parts(self.data.cast::<f32>().add(index), n);
+                    copy(from, to);
+                }
                 Kind::Bf16 => {
                     let from = std::slice::from_raw_parts(self.data.cast::<u16>().add(index), n);
-                    for (to, &x) in to.iter_mut().zip(from) {
-                        *to = f32::from_bits(u32::from(x) << 16);
+                    for i in 0..n {
+                        to[i] = f32::from_bits(u32::from(from[i]) << 16);
                     }
                 }
                 Kind::F16 => std::slice::from_raw_parts(self.data.cast::<f16>().add(index), n)
@@ -74,12 +75,14 @@ impl Rows {
         // SAFETY: the caller's promise.
         unsafe {
             match self.kind {
-                Kind::F32 => std::slice::from_raw_parts_mut(self.data.cast::<f32>().add(index), n)
-                    .copy_from_slice(from),
+                Kind::F32 => {
+                    let to = std::slice::from_raw_parts_mut(self.data.cast::<f32>().add(index), n);
+                    copy(from, to);
+                }
                 Kind::Bf16 => {
                     let to = std::slice::from_raw_parts_mut(self.data.cast::<bf16>().add(index), n);
-                    for (to, &x) in to.iter_mut().zip(from) {
-                        *to = round_bf16(x);
+                    for i in 0..n {
+                        to[i] = round_bf16(from[i]);
                     }
                 }
                 Kind::F16 => std::slice::from_raw_parts_mut(self.data.cast::<f16>().add(index), n)
@@ -87,6 +90,19 @@ impl Rows {
                 Kind::F64 => unreachable!("products end in f32, bf16 or f16"),
             }
         }
+    }
+}
+
+/// to = from; a call of `memcpy` would cost more than a row.
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) {
+    let (many, few) = from.as_chunks::<16>();
+    let (to_many, to_few) = to.as_chunks_mut::<16>();
+    for i in 0..many.len().min(to_many.len()) {
+        to_many[i] = many[i];
+    }
+    for i in 0..few.len().min(to_few.len()) {
+        to_few[i] = few[i];
     }
 }
 
@@ -101,14 +117,6 @@ fn relu(x: f32) -> f32 {
 fn gelu(x: f32) -> f32 {
     const ROOT: f32 = std::f32::consts::FRAC_1_SQRT_2;
     (0.5 * x) * (1.0 + math::erf(x * ROOT))
-}
-
-/// 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))).
-#[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
-    const ROOT: f32 = (std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2) as f32;
-    let inner = ROOT * (x + 0.044_715 * (x * x * x));
-    (0.5 * x) * (1.0 + math::tanh(inner))
 }
 
 /// x·sigmoid(x).
@@ -130,8 +138,9 @@ multiversion! {
         if let Some(bias) = e.bias {
             let bias = &bias[at.column..at.column + at.wide];
             for row in tile.chunks_exact_mut(width) {
-                for (x, b) in row.iter_mut().zip(bias) {
-                    *x += b;
+                let row = &mut row[..at.wide];
+                for i in 0..at.wide {
+                    row[i] += bias[i];
                 }
             }
         }
@@ -146,7 +155,7 @@ multiversion! {
             Activation::None => {}
             Activation::Relu => map(tile, relu),
             Activation::Gelu => map(tile, gelu),
-            Activation::GeluTanh => map(tile, gelu_tanh),
+            Activation::GeluTanh => map(tile, math::gelu_tanh),
             Activation::Silu => map(tile, silu),
         }
         if let Some(rows) = e.residual {
@@ -155,8 +164,9 @@ multiversion! {
             for (r, row) in tile.chunks_exact_mut(width).enumerate() {
                 // SAFETY: as above; the residual has the output's shape.
                 unsafe { rows.load(start(r), old) };
-                for (x, y) in row.iter_mut().zip(&*old) {
-                    *x += y;
+                let row = &mut row[..at.wide];
+                for i in 0..at.wide {
+                    row[i] += old[i];
                 }
             }
         }

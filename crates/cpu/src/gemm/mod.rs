@@ -36,6 +36,8 @@ mod tests;
 
 use entrenar_base::DType;
 
+use crate::product::Compute;
+
 pub(crate) use drive::{Batch, multiply, packed};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use engine::Dot;
@@ -147,14 +149,15 @@ impl<T: GemmFloat> Operand<T> {
 }
 
 /// `c[m, n] = alpha · a[m, k] · b[k, n]`, plus what `c` held when `accumulate`, on the calling
-/// thread. Rows of `c` are `width` apart.
+/// thread. Rows of `c` are `width` apart. f32 operands are multiplied in `compute`.
 ///
 /// # Safety
 /// All elements of the three matrices lie inside memory that is valid for reading (`a`, `b`) or
 /// exclusively ours (`c`).
 #[allow(clippy::too_many_arguments, reason = "the arguments of every gemm")]
 pub(crate) unsafe fn gemm<T: GemmFloat>(
-    (m, n, k): (usize, usize, usize),
+    compute: Compute,
+    sizes: (usize, usize, usize),
     alpha: T,
     a: Operand<T>,
     b: Operand<T>,
@@ -162,12 +165,35 @@ pub(crate) unsafe fn gemm<T: GemmFloat>(
     width: usize,
     accumulate: bool,
 ) {
-    let problem = Problem::<T::Engine> {
+    let round = compute == Compute::Bf16 && T::KIND == Kind::F32;
+    let (a, b) = (a.source(), b.source());
+    #[cfg(target_arch = "x86_64")]
+    if round && has_dot() {
+        let alpha = alpha.to_f64() as f32;
+        // SAFETY: the caller's promise; T is f32.
+        unsafe { panel_of::<Dot>(sizes, alpha, a, b, c.cast(), (width, accumulate, true)) };
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { panel_of::<T::Engine>(sizes, alpha, a, b, c, (width, accumulate, round)) };
+}
+
+/// # Safety
+/// As [`gemm`].
+unsafe fn panel_of<E: Engine>(
+    (m, n, k): (usize, usize, usize),
+    alpha: E::S,
+    a: Source,
+    b: Source,
+    c: *mut E::S,
+    (width, accumulate, round): (usize, bool, bool),
+) {
+    let problem = Problem::<E> {
         k,
         alpha,
-        a: a.source(),
-        b: Right::Strided(b.source()),
-        round: false,
+        a,
+        b: Right::Strided(b),
+        round,
         out: Out {
             c,
             width,

@@ -231,6 +231,7 @@ fn functions_f32(op: Unary, x: &[f32], out: &mut [f32]) {
         Unary::Atanh => call!(atanh),
         Unary::Sigmoid => call!(sigmoid),
         Unary::Softplus => call!(softplus),
+        Unary::GeluTanh => call!(gelu_tanh),
         Unary::Erf => call!(erf),
         Unary::Erfc => call!(erfc),
         // The arithmetic was matched before; its plain definition is still right.
@@ -395,13 +396,18 @@ mod tests {
                 Unary::Exp | Unary::Log => 1.0,
                 Unary::Tanh | Unary::Erf => 1.5,
                 Unary::Sigmoid => 2.5,
+                Unary::GeluTanh => 16.0,
                 Unary::Rsqrt => 1.5,
                 _ => 0.51,
             };
             f32::unary(op, &x, &mut out);
             let mut worst = (0.0, 0.0f32, 0.0f32);
             for (&x, &y) in x.iter().zip(&out) {
-                let e = ulps(y, scalar_f64(op, x as f64));
+                let want = scalar_f64(op, x as f64);
+                if op == Unary::GeluTanh && (y as f64 - want).abs() < 2f64.powi(-36) {
+                    continue; // Far below zero e^x magnifies the rounding of its argument.
+                }
+                let e = ulps(y, want);
                 if e > worst.0 || e.is_nan() {
                     worst = (e, x, y);
                 }

@@ -304,7 +304,7 @@ impl Job<'_> {
                     unsafe {
                         let all = to.slice(0..to.len());
                         let c = all.as_mut_ptr().add(rows.start * n + columns.start);
-                        gemm::<f64>(sizes, 1.0, a, b, c, n, first > 0);
+                        gemm::<f64>(Compute::F32, sizes, 1.0, a, b, c, n, first > 0);
                     }
                 }
             }

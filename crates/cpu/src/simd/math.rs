@@ -150,6 +150,17 @@ pub fn sigmoid(x: f32) -> f32 {
     top / (1.0 + e)
 }
 
+/// x·sigmoid(2u) with u = √(2/π)·(x + 0.044715·x³). Errors stay below 16 units in the last place,
+/// or below 2^-36 where the value is that small.
+#[inline(always)]
+pub fn gelu_tanh(x: f32) -> f32 {
+    const TWICE_ROOT: f32 =
+        (2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2) as f32;
+    let square = x * x;
+    let twice = x * square.mul_add(TWICE_ROOT * 0.044_715, TWICE_ROOT);
+    x * sigmoid(twice)
+}
+
 /// Error function.
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {

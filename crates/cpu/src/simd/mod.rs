@@ -9,6 +9,8 @@
 //! of products round twice there. [`set_strict`] takes it away.
 
 pub mod math;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod turn;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 

@@ -3,6 +3,7 @@
 use crate::*;
 use entrenar_base::Philox;
 use entrenar_cpu::conv::*;
+use entrenar_cpu::product::Compute;
 
 /// Calls `visit(y position, x position, w position)` (flat) for every product in the sum.
 fn products(
@@ -35,7 +36,7 @@ fn products(
 #[track_caller]
 fn check(x_shape: &[usize], w_shape: &[usize], geometry: &ConvGeometry) {
     let (x, w) = (random(x_shape, 1), random(w_shape, 2));
-    let y = conv(&x, &w, geometry).unwrap();
+    let y = conv(&x, &w, None, geometry, Compute::F32).unwrap();
     let g = random(y.shape(), 3);
     let [xs, ws, gs] = [&x, &w, &g].map(Array::to_f64_vec);
     let mut sums = [
@@ -53,25 +54,35 @@ fn check(x_shape: &[usize], w_shape: &[usize], geometry: &ConvGeometry) {
     assert_close(&y, &array(want_y, &y), 1e-11);
     let (want_x, want_w) = (array(want_x, &x), array(want_w, &w));
     assert_close(
-        &conv_input_grad(&g, &w, x_shape, geometry).unwrap(),
+        &conv_input_grad(&g, &w, x_shape, geometry, Compute::F32).unwrap(),
         &want_x,
         1e-11,
     );
     assert_close(
-        &conv_weight_grad(&g, &x, w_shape, geometry).unwrap(),
+        &conv_weight_grad(&g, &x, w_shape, geometry, Compute::F32).unwrap(),
         &want_w,
         1e-11,
     );
     // Other layouts and precisions.
     assert_close(
-        &conv(&strided(&x), &strided(&w), geometry).unwrap(),
+        &conv(&strided(&x), &strided(&w), None, geometry, Compute::F32).unwrap(),
         &y,
         1e-12,
     );
-    assert_close(&conv(&single(&x), &single(&w), geometry).unwrap(), &y, 1e-4);
-    let back = conv_input_grad(&strided(&g), &strided(&w), x_shape, geometry);
+    assert_close(
+        &conv(&single(&x), &single(&w), None, geometry, Compute::F32).unwrap(),
+        &y,
+        1e-4,
+    );
+    let back = conv_input_grad(&strided(&g), &strided(&w), x_shape, geometry, Compute::F32);
     assert_close(&back.unwrap(), &want_x, 1e-11);
-    let back = conv_weight_grad(&single(&g), &strided(&single(&x)), w_shape, geometry);
+    let back = conv_weight_grad(
+        &single(&g),
+        &strided(&single(&x)),
+        w_shape,
+        geometry,
+        Compute::F32,
+    );
     assert_close(&back.unwrap(), &want_w, 1e-4);
 }
 
@@ -108,7 +119,7 @@ fn random_geometries() {
             check(&x, &w, &geometry);
         } else {
             let (x, w) = (random(&x[..], 1), random(&w[..], 2));
-            assert!(conv(&x, &w, &geometry).is_err());
+            assert!(conv(&x, &w, None, &geometry, Compute::F32).is_err());
         }
     }
     assert!(done[1..].iter().all(|&n| n > 40), "{done:?}");
@@ -174,7 +185,7 @@ fn half_precision_accumulates_in_single() {
         &ConvGeometry::plain(2),
     )
     .unwrap();
-    let got = conv(&x, &w, &ConvGeometry::plain(2)).unwrap();
+    let got = conv(&x, &w, None, &ConvGeometry::plain(2), Compute::F32).unwrap();
     assert_eq!(got.dtype(), DType::BF16);
     assert_close(&got, &want, 4e-3);
 }
@@ -190,12 +201,12 @@ fn bits_do_not_depend_on_threads() {
         ([1, 64, 40, 40], [8, 64, 3, 3]),
     ] {
         let (x, w) = (single(&random(x, 1)), single(&random(w, 2)));
-        let y = conv(&x, &w, &geometry).unwrap();
+        let y = conv(&x, &w, None, &geometry, Compute::F32).unwrap();
         assert_same_bits(|| {
             vec![
-                conv(&x, &w, &geometry).unwrap(),
-                conv_input_grad(&y, &w, x.dims(), &geometry).unwrap(),
-                conv_weight_grad(&y, &x, w.dims(), &geometry).unwrap(),
+                conv(&x, &w, None, &geometry, Compute::F32).unwrap(),
+                conv_input_grad(&y, &w, x.dims(), &geometry, Compute::F32).unwrap(),
+                conv_weight_grad(&y, &x, w.dims(), &geometry, Compute::F32).unwrap(),
             ]
         });
     }
@@ -224,15 +235,17 @@ fn misuse() {
         groups,
         ..ConvGeometry::plain(1)
     };
-    assert!(conv(&x, &w, &g(2)).is_ok());
-    let e = conv(&x, &w, &g(1)).unwrap_err().to_string();
+    assert!(conv(&x, &w, None, &g(2), Compute::F32).is_ok());
+    let e = conv(&x, &w, None, &g(1), Compute::F32)
+        .unwrap_err()
+        .to_string();
     assert!(
         e.contains("[conv]") && e.contains("[6, 2, 3]") && e.contains("[1, 4, 5]"),
         "{e}"
     );
     let odd = random([5, 2, 3], 2);
-    assert!(conv(&x, &odd, &g(2)).is_err());
-    assert!(conv(&x, &w, &g(0)).is_err());
+    assert!(conv(&x, &odd, None, &g(2), Compute::F32).is_err());
+    assert!(conv(&x, &w, None, &g(0), Compute::F32).is_err());
     for broken in [
         ConvGeometry {
             stride: vec![0],
@@ -269,7 +282,7 @@ fn misuse() {
     ] {
         assert!(conv(&x, &w, &broken).is_err(), "{broken:?}");
     }
-    assert!(conv(&x, &random([6, 2, 0], 1), &g(2)).is_err());
+    assert!(conv(&x, &random([6, 2, 0], 1), None, &g(2), Compute::F32).is_err());
     assert!(
         conv(
             &random([4, 5], 1),
@@ -278,9 +291,9 @@ fn misuse() {
         )
         .is_err()
     );
-    assert!(conv(&x, &single(&w), &g(2)).is_err());
-    let y = conv(&x, &w, &g(2)).unwrap();
-    assert!(conv_input_grad(&y, &w, &[1, 4, 6], &g(2)).is_err());
-    assert!(conv_input_grad(&y, &w, &[1, 4, usize::MAX], &g(2)).is_err());
-    assert!(conv_weight_grad(&y, &x, &[6, 2, 4], &g(2)).is_err());
+    assert!(conv(&x, &single(&w), None, &g(2), Compute::F32).is_err());
+    let y = conv(&x, &w, None, &g(2), Compute::F32).unwrap();
+    assert!(conv_input_grad(&y, &w, &[1, 4, 6], &g(2), Compute::F32).is_err());
+    assert!(conv_input_grad(&y, &w, &[1, 4, usize::MAX], &g(2), Compute::F32).is_err());
+    assert!(conv_weight_grad(&y, &x, &[6, 2, 4], &g(2), Compute::F32).is_err());
 }

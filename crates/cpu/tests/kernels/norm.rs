@@ -60,8 +60,17 @@ fn layer_norm_gradients_match_differences() {
         let trailing = if n == 12 { vec![3, 4] } else { vec![n] };
         let (w, b) = (random(&trailing, 3), random(&trailing, 4));
         let (_, mean, rstd) = layer_norm(&x, n, Some(&w), Some(&b), 1e-3).unwrap();
-        let (dx, dw, db) =
-            layer_norm_backward(&strided(&g), &x, &mean, &rstd, Some(&w), [true; 3]).unwrap();
+        let (dx, dw, db) = layer_norm_backward(
+            &strided(&g),
+            &x,
+            &mean,
+            &rstd,
+            Some(&w),
+            Some(&b),
+            false,
+            [true; 3],
+        )
+        .unwrap();
         let f =
             |x: &Array, w: &Array, b: &Array| layer_norm(x, n, Some(w), Some(b), 1e-3).unwrap().0;
         assert_gradient(&x, &g, |x| f(x, &w, &b), &dx.unwrap());
@@ -121,33 +130,38 @@ fn batch_norm_and_its_gradients() {
         let c = shape[1];
         let (x, g) = (random(&shape, 1), random(&shape, 2));
         let (w, b) = (random([c], 3), random([c], 4));
-        let (y, mean, rstd) = batch_norm(&x, Some(&w), Some(&b), 1e-3).unwrap();
+        let (y, mean, rstd) = batch_norm(&x, Some(&w), Some(&b), 1e-3, false).unwrap();
         let want = build(&shape, |p| {
             let (mean, variance) = moments(&x, |q| q[1] == p[1]);
             (at(&x, p) - mean) / (variance + 1e-3).sqrt() * at(&w, &p[1..2]) + at(&b, &p[1..2])
         });
         assert_close(&y, &want, 1e-12);
         assert_close(
-            &batch_norm(&strided(&x), Some(&w), Some(&b), 1e-3)
+            &batch_norm(&strided(&x), Some(&w), Some(&b), 1e-3, false)
                 .unwrap()
                 .0,
             &want,
             1e-12,
         );
         assert_close(
-            &batch_norm(&single(&x), Some(&w), Some(&b), 1e-3).unwrap().0,
+            &batch_norm(&single(&x), Some(&w), Some(&b), 1e-3, false)
+                .unwrap()
+                .0,
             &want,
             1e-5,
         );
         let (dx, dw, db) =
             batch_norm_backward(&strided(&g), &x, &mean, &rstd, Some(&w), [true; 3]).unwrap();
-        let f = |x: &Array, w: &Array, b: &Array| batch_norm(x, Some(w), Some(b), 1e-3).unwrap().0;
+        let f = |x: &Array, w: &Array, b: &Array| {
+            batch_norm(x, Some(w), Some(b), 1e-3, false).unwrap().0
+        };
         assert_gradient(&x, &g, |x| f(x, &w, &b), &dx.unwrap());
         assert_gradient(&w, &g, |w| f(&x, w, &b), &dw.unwrap());
         assert_gradient(&b, &g, |b| f(&x, &w, b), &db.unwrap());
-        let plain = |x: &Array| batch_norm(x, None, None, 1e-3).unwrap().0;
+        let plain = |x: &Array| batch_norm(x, None, None, 1e-3, false).unwrap().0;
         let (dx, dw, _) =
-            batch_norm_backward(&g, &x, &mean, &rstd, None, [true, false, true]).unwrap();
+            batch_norm_backward(&g, &x, &mean, &rstd, None, None, false, [true, false, true])
+                .unwrap();
         assert!(dw.is_none());
         assert_gradient(&x, &g, plain, &dx.unwrap());
     }
@@ -170,11 +184,11 @@ fn far_from_zero_the_variance_stays_right() {
         5e-3,
     );
     let planes = far.reshape([4, 8, 64]).unwrap();
-    let want = batch_norm(&planes.cast(DType::F64), None, None, 1e-5)
+    let want = batch_norm(&planes.cast(DType::F64), None, None, 1e-5, false)
         .unwrap()
         .0;
     assert_close(
-        &batch_norm(&planes, None, None, 1e-5).unwrap().0,
+        &batch_norm(&planes, None, None, 1e-5, false).unwrap().0,
         &want,
         5e-3,
     );
@@ -197,14 +211,23 @@ fn zero_sizes_and_misuse() {
         [4, 0]
     );
     assert_eq!(
-        batch_norm(&empty, None, None, 1e-5).unwrap().0.dims(),
-        [0, 4]
-    );
-    assert_eq!(
-        batch_norm(&Array::zeros([2, 3, 0], DType::F32), None, None, 1e-5)
+        batch_norm(&empty, None, None, 1e-5, false)
             .unwrap()
             .0
             .dims(),
+        [0, 4]
+    );
+    assert_eq!(
+        batch_norm(
+            &Array::zeros([2, 3, 0], DType::F32),
+            None,
+            None,
+            1e-5,
+            false
+        )
+        .unwrap()
+        .0
+        .dims(),
         [2, 3, 0]
     );
 
@@ -212,10 +235,10 @@ fn zero_sizes_and_misuse() {
     assert!(layer_norm(&x, 5, None, None, 1e-5).is_err());
     assert!(layer_norm(&x, 6, Some(&random([5], 1)), None, 1e-5).is_err());
     assert!(layer_norm(&x.cast(DType::I64), 6, None, None, 1e-5).is_err());
-    assert!(batch_norm(&random([3], 1), None, None, 1e-5).is_err());
-    assert!(batch_norm(&x, None, Some(&random([2], 1)), 1e-5).is_err());
+    assert!(batch_norm(&random([3], 1), None, None, 1e-5, false).is_err());
+    assert!(batch_norm(&x, None, Some(&random([2], 1)), 1e-5, false).is_err());
     let stat = random([3], 1);
-    assert!(batch_norm_backward(&x, &x, &stat, &stat, None, [true; 3]).is_err());
+    assert!(batch_norm_backward(&x, &x, &stat, &stat, None, None, false, [true; 3]).is_err());
     let stat = random([5], 1);
     assert!(layer_norm_backward(&x, &x, &stat, &stat, None, [true; 3]).is_err());
 }
@@ -230,9 +253,10 @@ fn bits_do_not_depend_on_threads() {
     assert_same_bits(|| {
         let (y, mean, rstd) = layer_norm(&x, 96, Some(&w), Some(&w), 1e-5).unwrap();
         let (dx, dw, db) = layer_norm_backward(&g, &x, &mean, &rstd, Some(&w), [true; 3]).unwrap();
-        let (by, bm, br) = batch_norm(&planes, None, None, 1e-5).unwrap();
+        let (by, bm, br) = batch_norm(&planes, None, None, 1e-5, false).unwrap();
         let (bx, bw, bb) =
-            batch_norm_backward(&g_planes, &planes, &bm, &br, None, [true; 3]).unwrap();
+            batch_norm_backward(&g_planes, &planes, &bm, &br, None, None, false, [true; 3])
+                .unwrap();
         let some = [dx, dw, db, bx, bw, bb].map(Option::unwrap);
         [y, mean, rstd, by, bm, br]
             .into_iter()

@@ -6,6 +6,7 @@ use entrenar_cpu::attention::{Attention, attention, attention_backward};
 use entrenar_cpu::conv::{ConvGeometry, conv, conv_input_grad, conv_weight_grad};
 use entrenar_cpu::loss::{cross_entropy, cross_entropy_backward};
 use entrenar_cpu::pool::*;
+use entrenar_cpu::product::Compute;
 use serde_json::Value;
 
 /// The script's inputs.
@@ -58,16 +59,16 @@ fn check_conv(c: &Value) {
         dilation: sizes(&c["dilation"]),
         groups: c["groups"].as_u64().unwrap() as usize,
     };
-    let y = conv(&x, &w, &geometry).unwrap();
+    let y = conv(&x, &w, None, &geometry, Compute::F32).unwrap();
     assert_eq!(y.dims(), sizes(&c["shape"]));
     assert_listed(&y, &c["y"]);
     let g = numbers(y.dims(), 99);
     assert_summed(
-        &conv_input_grad(&g, &w, x.dims(), &geometry).unwrap(),
+        &conv_input_grad(&g, &w, x.dims(), &geometry, Compute::F32).unwrap(),
         &c["dx"],
     );
     assert_summed(
-        &conv_weight_grad(&g, &x, w.dims(), &geometry).unwrap(),
+        &conv_weight_grad(&g, &x, w.dims(), &geometry, Compute::F32).unwrap(),
         &c["dw"],
     );
 }
@@ -79,7 +80,7 @@ fn check_conv_transpose(c: &Value) {
         padding: sizes(&c["padding"]).into_iter().map(|p| (p, p)).collect(),
         ..ConvGeometry::plain(2)
     };
-    let y = conv_input_grad(&x, &w, &sizes(&c["shape"]), &geometry).unwrap();
+    let y = conv_input_grad(&x, &w, &sizes(&c["shape"]), &geometry, Compute::F32).unwrap();
     assert_listed(&y, &c["y"]);
 }
 

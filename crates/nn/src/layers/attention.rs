@@ -91,24 +91,36 @@ impl MultiHeadAttention {
         mask: Option<&Tensor>,
         cx: &mut Ctx,
     ) -> Result<Tensor> {
-        let &[batch, time, width] = x.dims() else {
+        let y = self.heads_of(x, mask, cx)?;
+        let y = cx.call("proj", &self.proj, &y)?;
+        self.dropout.forward(&y, cx)
+    }
+
+    /// [`Module::forward`] added to `residual`, in the last product's pass unless dropout stands
+    /// between.
+    ///
+    /// # Errors
+    /// When the input is not `[batch, time, width]` or the residual has another shape.
+    #[track_caller]
+    pub fn onto(&self, x: &Tensor, residual: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
+        if cx.is_training() && self.dropout.p() > 0.0 {
+            return residual.add(&self.forward(x, cx)?);
+        }
+        let y = self.heads_of(x, None, cx)?;
+        cx.scope("proj", |_| self.proj.onto(&y, residual))
+    }
+
+    /// What the heads found, side by side: `[batch, time, width]`.
+    #[track_caller]
+    fn heads_of(&self, x: &Tensor, mask: Option<&Tensor>, cx: &mut Ctx) -> Result<Tensor> {
+        if x.rank() != 3 {
             return Err(Error::shape(
                 "MultiHeadAttention",
                 "an input [batch, time, width]",
                 x.shape(),
             ));
-        };
-        let parts = cx.call("qkv", &self.qkv, x)?.chunk(3, -1)?;
-        let head = width / self.heads;
-        // [batch, time, width] → [batch, heads, time, head]
-        let split = |t: &Tensor| t.reshape([batch, time, self.heads, head])?.transpose(1, 2);
-        let [q, k, v] = parts.as_slice() else {
-            return Err(Error::shape(
-                "MultiHeadAttention",
-                "[batch, time, 3 width]",
-                x.shape(),
-            ));
-        };
+        }
+        let joint = cx.call("qkv", &self.qkv, x)?;
         let dropout = (cx.is_training() && self.dropout.p() > 0.0).then(|| {
             let (seed, stream) = cx.key();
             (self.dropout.p(), seed, stream)
@@ -119,10 +131,7 @@ impl MultiHeadAttention {
             dropout,
             ..Default::default()
         };
-        let y = split(q)?.scaled_dot_product_attention(&split(k)?, &split(v)?, &options)?;
-        let y = y.transpose(1, 2)?.reshape([batch, time, width])?;
-        let y = cx.call("proj", &self.proj, &y)?;
-        self.dropout.forward(&y, cx)
+        joint.packed_attention(self.heads, self.heads, &options)
     }
 }
 

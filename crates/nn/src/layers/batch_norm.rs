@@ -64,7 +64,7 @@ impl BatchNorm {
     }
 
     #[track_caller]
-    fn forward(&self, name: &str, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
+    fn forward(&self, name: &str, x: &Tensor, relu: bool, cx: &mut Ctx) -> Result<Tensor> {
         if x.rank() < 2 || x.dims()[1] != self.channels {
             return Err(Error::shape(
                 name,
@@ -75,17 +75,23 @@ impl BatchNorm {
         let weight = self.weight.as_ref().map(Parameter::tensor);
         let bias = self.bias.as_ref().map(Parameter::tensor);
         let (weight, bias, eps) = (weight.as_ref(), bias.as_ref(), self.options.eps);
+        let batch = |x: &Tensor| match relu {
+            true => x.batch_norm_relu(weight, bias, eps),
+            false => x.batch_norm(weight, bias, eps),
+        };
         let (Some(mean), Some(var), Some(batches)) = (
             &self.running_mean,
             &self.running_var,
             &self.num_batches_tracked,
         ) else {
-            return Ok(x.batch_norm(weight, bias, eps)?.0);
+            return Ok(batch(x)?.0);
         };
         if !cx.is_training() {
-            return x.batch_norm_eval(&cx.buffer(mean), &cx.buffer(var), weight, bias, eps);
+            let (mean, var) = (cx.buffer(mean), cx.buffer(var));
+            let y = x.batch_norm_eval(&mean, &var, weight, bias, eps)?;
+            return if relu { y.relu() } else { Ok(y) };
         }
-        let (y, batch_mean, batch_var) = x.batch_norm(weight, bias, eps)?;
+        let (y, batch_mean, batch_var) = batch(x)?;
         let count = cx.buffer(batches).add_scalar(1.0)?.to_dtype(DType::I64)?;
         let share = match self.options.momentum {
             Some(momentum) => momentum,
@@ -147,7 +153,19 @@ macro_rules! batch_norm {
         impl Module for $name {
             fn forward(&self, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
                 super::of_rank(stringify!($name), x, &$ranks, $form)?;
-                self.0.forward(stringify!($name), x, cx)
+                self.0.forward(stringify!($name), x, false, cx)
+            }
+        }
+
+        impl $name {
+            /// max(forward(x), 0), in one pass while training.
+            ///
+            /// # Errors
+            /// As `forward`.
+            #[track_caller]
+            pub fn forward_relu(&self, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
+                super::of_rank(stringify!($name), x, &$ranks, $form)?;
+                self.0.forward(stringify!($name), x, true, cx)
             }
         }
     };

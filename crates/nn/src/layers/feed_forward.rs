@@ -57,10 +57,25 @@ impl FeedForward {
     }
 }
 
+impl FeedForward {
+    /// [`Module::forward`] added to `residual`, in the last product's pass unless dropout stands
+    /// between.
+    ///
+    /// # Errors
+    /// When the input does not end in `width` features or the residual has another shape.
+    #[track_caller]
+    pub fn onto(&self, x: &Tensor, residual: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
+        if cx.is_training() && self.dropout.p() > 0.0 {
+            return residual.add(&self.forward(x, cx)?);
+        }
+        let h = cx.scope("fc", |_| self.fc.activated(x, &self.activation))?;
+        cx.scope("proj", |_| self.proj.onto(&h, residual))
+    }
+}
+
 impl Module for FeedForward {
     fn forward(&self, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
-        let h = cx.call("fc", &self.fc, x)?;
-        let h = self.activation.apply(&h)?;
+        let h = cx.scope("fc", |_| self.fc.activated(x, &self.activation))?;
         let y = cx.call("proj", &self.proj, &h)?;
         self.dropout.forward(&y, cx)
     }

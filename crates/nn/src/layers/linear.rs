@@ -1,7 +1,9 @@
 //! [`Linear`]: y = x Wᵀ + b.
 
+use entrenar_core::ops::linear::{self, LinearOptions};
 use entrenar_core::{Result, Tensor};
 
+use super::Activation;
 use crate::{Ctx, Init, Module, Parameter};
 
 /// y = x Wᵀ + b over the last dimension: `[…, in]` → `[…, out]` (`torch.nn.Linear`).
@@ -69,12 +71,49 @@ impl Linear {
             bias: bias.map(Parameter::new).transpose()?,
         })
     }
+
+    /// act(x Wᵀ + b), in one pass where the two are one operation.
+    ///
+    /// # Errors
+    /// When the input does not end in `in` features.
+    #[track_caller]
+    pub fn activated(&self, x: &Tensor, activation: &Activation) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(Parameter::tensor);
+        let fused = match activation {
+            Activation::Relu => linear::Activation::Relu,
+            Activation::Gelu => linear::Activation::Gelu,
+            Activation::GeluTanh => linear::Activation::GeluTanh,
+            Activation::Silu => linear::Activation::Silu,
+            other => {
+                return other.apply(&x.linear(&self.weight.tensor(), bias.as_ref())?);
+            }
+        };
+        let options = LinearOptions {
+            activation: fused,
+            ..Default::default()
+        };
+        x.linear_with(&self.weight.tensor(), bias.as_ref(), &options)
+    }
+
+    /// x Wᵀ + b + residual, in one pass.
+    ///
+    /// # Errors
+    /// When the input does not end in `in` features or the residual has another shape than the
+    /// result.
+    #[track_caller]
+    pub fn onto(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let options = LinearOptions {
+            residual: Some(residual.clone()),
+            ..Default::default()
+        };
+        let bias = self.bias.as_ref().map(Parameter::tensor);
+        x.linear_with(&self.weight.tensor(), bias.as_ref(), &options)
+    }
 }
 
 impl Module for Linear {
-    fn forward(&self, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
-        let bias = self.bias.as_ref().map(|b| cx.operand(&b.tensor()));
-        let weight = cx.operand(&self.weight.tensor())?;
-        cx.operand(x)?.linear(&weight, bias.transpose()?.as_ref())
+    fn forward(&self, x: &Tensor, _: &mut Ctx) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(Parameter::tensor);
+        x.linear(&self.weight.tensor(), bias.as_ref())
     }
 }

@@ -22,10 +22,9 @@ pub struct TransposedLinear {
 }
 
 impl Module for TransposedLinear {
-    fn forward(&self, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
-        let bias = self.bias.as_ref().map(|b| cx.operand(&b.tensor()));
-        let weight = cx.operand(&self.weight.tensor())?.t()?;
-        cx.operand(x)?.linear(&weight, bias.transpose()?.as_ref())
+    fn forward(&self, x: &Tensor, _: &mut Ctx) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(Parameter::tensor);
+        x.linear(&self.weight.tensor().t()?, bias.as_ref())
     }
 }
 

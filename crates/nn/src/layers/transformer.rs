@@ -99,8 +99,8 @@ impl TransformerBlock {
 impl Module for TransformerBlock {
     fn forward(&self, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
         let h = cx.call("ln1", &self.ln1, x)?;
-        let x = x.add(&cx.call("attn", &self.attn, &h)?)?;
+        let x = cx.scope("attn", |cx| self.attn.onto(&h, x, cx))?;
         let h = cx.call("ln2", &self.ln2, &x)?;
-        x.add(&cx.call("mlp", &self.mlp, &h)?)
+        cx.scope("mlp", |cx| self.mlp.onto(&h, &x, cx))
     }
 }

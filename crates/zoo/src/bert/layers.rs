@@ -279,8 +279,6 @@ impl BertPredictions {
             let h = cx.call("dense", &self.transform.dense, x)?.gelu()?;
             cx.call("LayerNorm", &self.transform.layer_norm, &h)
         })?;
-        let bias = cx.operand(&self.bias.tensor())?;
-        cx.operand(&h)?
-            .linear(&cx.operand(&words.tensor())?, Some(&bias))
+        h.linear(&words.tensor(), Some(&self.bias.tensor()))
     }
 }

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use entrenar_base::{DType, Result};
-use entrenar_core::Tensor;
+use entrenar_base::Result;
 use entrenar_core::ops::loss::Reduction;
+use entrenar_core::{Tensor, autocast};
 use entrenar_nn::{Ctx, NamedParameters, Parameters, Visitor};
 use entrenar_tune::{LoraConfig, lora};
 use entrenar_zoo::{LmInput, TextModel};
@@ -29,8 +29,8 @@ pub(super) struct Tuned {
     pub checkpointing: bool,
     /// Noise on the embeddings while training.
     pub noise: Option<f64>,
-    /// What products are computed in, where that is not the dtype of the weights.
-    pub autocast: Option<DType>,
+    /// Whether products are computed in bf16, while the weights are f32.
+    pub autocast: bool,
     /// Whether it learns from conversations: then the sample is an answer.
     pub conversations: bool,
 }
@@ -97,9 +97,10 @@ impl Objective<Tuned> for NextTokens {
             ..LmInput::default()
         };
         cx.set_embedding_noise(tuned.noise);
-        cx.set_autocast(tuned.autocast);
         let model = tuned.text.model.as_causal();
-        let loss = model.loss(&tokens, &targets, Reduction::Sum, input, cx)?;
+        let loss = autocast(tuned.autocast, || {
+            model.loss(&tokens, &targets, Reduction::Sum, input, cx)
+        })?;
         Ok(loss.into())
     }
 

@@ -1,0 +1,95 @@
+//! Transposes of small squares of 32-bit words in registers.
+
+use std::arch::x86_64::*;
+
+/// Writes 16 rows of 16 words, `row` apart, as 16 columns of rows `nr` apart; `PAST` the caches where
+/// the result is too large to be found there again (then [`fence`] before another thread reads it).
+///
+/// # Safety
+/// All of them lie inside valid memory; the processor has AVX-512. With `PAST`, each row of 16 words
+/// is written to a multiple of 64 bytes.
+#[target_feature(enable = "avx512f")]
+pub(crate) unsafe fn sixteen<const PAST: bool>(
+    from: *const i32,
+    row: usize,
+    to: *mut i32,
+    nr: usize,
+) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let mut r = [_mm512_setzero_si512(); 16];
+        for (i, r) in r.iter_mut().enumerate() {
+            *r = _mm512_loadu_si512(from.add(i * row).cast());
+        }
+        // Pairs of rows, then fours, within each quarter of the registers.
+        let mut s = r;
+        for i in (0..16).step_by(2) {
+            s[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+            s[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+        }
+        for i in (0..16).step_by(4) {
+            r[i] = _mm512_unpacklo_epi64(s[i], s[i + 2]);
+            r[i + 1] = _mm512_unpackhi_epi64(s[i], s[i + 2]);
+            r[i + 2] = _mm512_unpacklo_epi64(s[i + 1], s[i + 3]);
+            r[i + 3] = _mm512_unpackhi_epi64(s[i + 1], s[i + 3]);
+        }
+        // r[4 g + c] holds, in quarter q, column 4 q + c of rows 4 g ..: exchange quarters.
+        for c in 0..4 {
+            let low = _mm512_shuffle_i32x4::<0x88>(r[c], r[4 + c]);
+            let high = _mm512_shuffle_i32x4::<0xdd>(r[c], r[4 + c]);
+            let low2 = _mm512_shuffle_i32x4::<0x88>(r[8 + c], r[12 + c]);
+            let high2 = _mm512_shuffle_i32x4::<0xdd>(r[8 + c], r[12 + c]);
+            s[c] = _mm512_shuffle_i32x4::<0x88>(low, low2);
+            s[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low, low2);
+            s[4 + c] = _mm512_shuffle_i32x4::<0x88>(high, high2);
+            s[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high, high2);
+        }
+        for (p, s) in s.iter().enumerate() {
+            if PAST {
+                _mm512_stream_si512(to.add(p * nr).cast(), *s);
+            } else {
+                _mm512_storeu_si512(to.add(p * nr).cast(), *s);
+            }
+        }
+    }
+}
+
+/// Writes 8 rows of 8 words, `row` apart, as 8 columns of rows `nr` apart.
+///
+/// # Safety
+/// All of them lie inside valid memory; the processor has AVX2.
+#[target_feature(enable = "avx2")]
+pub(crate) unsafe fn eight(from: *const i32, row: usize, to: *mut i32, nr: usize) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let mut r = [_mm256_setzero_si256(); 8];
+        for (i, r) in r.iter_mut().enumerate() {
+            *r = _mm256_loadu_si256(from.add(i * row).cast());
+        }
+        // Pairs of rows, then fours, within each half of the registers.
+        let mut s = r;
+        for i in (0..8).step_by(2) {
+            s[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+            s[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+        }
+        for i in (0..8).step_by(4) {
+            r[i] = _mm256_unpacklo_epi64(s[i], s[i + 2]);
+            r[i + 1] = _mm256_unpackhi_epi64(s[i], s[i + 2]);
+            r[i + 2] = _mm256_unpacklo_epi64(s[i + 1], s[i + 3]);
+            r[i + 3] = _mm256_unpackhi_epi64(s[i + 1], s[i + 3]);
+        }
+        // r[4 g + c] holds, in half h, column 4 h + c of rows 4 g ..: exchange halves.
+        for c in 0..4 {
+            let low = _mm256_permute2x128_si256::<0x20>(r[c], r[4 + c]);
+            let high = _mm256_permute2x128_si256::<0x31>(r[c], r[4 + c]);
+            _mm256_storeu_si256(to.add(c * nr).cast(), low);
+            _mm256_storeu_si256(to.add((4 + c) * nr).cast(), high);
+        }
+    }
+}
+
+/// Orders what [`sixteen`] wrote past the caches before what follows.
+pub(crate) fn fence() {
+    // SAFETY: SSE is part of x86-64.
+    unsafe { _mm_sfence() }
+}
