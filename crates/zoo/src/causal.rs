@@ -8,6 +8,7 @@ use entrenar_core::{DType, Error, Result, Tensor, is_autocast};
 use entrenar_nn::{Ctx, Module, Parameter};
 
 use crate::KvCache;
+use crate::decoder::{LayerCache, band};
 
 /// What a language model is given besides the tokens.
 #[derive(Default)]
@@ -74,6 +75,12 @@ pub trait CausalLm: Module {
     /// Whether [`LmInput::cache`] is understood.
     fn has_cache(&self) -> bool {
         true
+    }
+
+    /// Whether a text goes on beyond the context, each token seeing the last `context` ones from
+    /// position 0, rather than end there. A cache is of no use then.
+    fn slides(&self) -> bool {
+        !self.has_cache()
     }
 
     /// The logits of vectors that [`CausalLm::features`] gave.
@@ -291,6 +298,35 @@ impl Ragged {
         }
         Ok(options)
     }
+}
+
+/// Attention over what `rows` hold and the new keys and values `[batch, heads, time, size]`, which
+/// are appended; `before` positions were there. With `ragged`, all rows are one long one.
+pub(crate) fn attend_cached(
+    [q, k, v]: [&Tensor; 3],
+    rows: &mut LayerCache,
+    ragged: Option<&Ragged>,
+    before: usize,
+) -> Result<Tensor> {
+    if let Some(ragged) = ragged {
+        let (k, v) = (ragged.rows(k)?, ragged.rows(v)?);
+        let (k, v) = rows.append(&k, &v, Some(&ragged.starts))?;
+        let options = ragged.options(k.dims()[2], None)?;
+        return ragged
+            .rows(q)?
+            .scaled_dot_product_attention(&k, &v, &options);
+    }
+    let time = q.dims()[2];
+    let (k, v) = rows.append(k, v, None)?;
+    let aligned = before == 0 || time == 1;
+    let mask = (!aligned).then(|| band(time, k.dims()[2], before, None));
+    let options = AttentionOptions {
+        mask: mask.transpose()?,
+        // One query sees all that is there.
+        causal: aligned && time > 1,
+        ..Default::default()
+    };
+    q.scaled_dot_product_attention(&k, &v, &options)
 }
 
 /// (batch, time) of a call and the position of each column.

@@ -45,8 +45,8 @@ impl Default for Sampling {
 }
 
 /// Continues `tokens`, calling `on_token` with each new one; generation ends early when it returns
-/// `false`, before a token of `stop`, and when a model with a cache has reached its context. A
-/// model without a cache sees the last `context` tokens. Returns all tokens.
+/// `false`, before a token of `stop`, and when a model has reached its context, unless it
+/// [slides](CausalLm::slides): then it sees the last `context` tokens. Returns all tokens.
 ///
 /// # Errors
 /// When there is no token to start from, a setting is impossible, or a token is outside the
@@ -119,11 +119,15 @@ pub fn generate_batch(
     let draws = |row: usize| entrenar_base::Philox::new(seeds[row], 0x6765_6e65);
     let mut cache = model.has_cache().then(|| KvCache::new(model.layers()));
     // The texts that go on; the rows of the batch and of the cache.
-    let room = |text: &Vec<u32>| !model.has_cache() || text.len() <= model.context();
+    let room = |text: &Vec<u32>| model.slides() || text.len() <= model.context();
     let mut live: Vec<usize> = (0..texts.len()).filter(|i| room(&texts[*i])).collect();
     for i in 0..sampling.max_new_tokens {
         if live.is_empty() {
             break;
+        }
+        // Beyond the context every position moves: nothing that was kept holds any more.
+        if model.slides() && live.iter().any(|row| texts[*row].len() > model.context()) {
+            cache = None;
         }
         let rows: Vec<&[u32]> = live.iter().map(|row| texts[*row].as_slice()).collect();
         let logits = last_logits(model, &rows, cache.as_mut())?;

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::KvCache;
 use crate::build::Builder;
-use crate::causal::{CausalLm, Context, LmInput, Packed, Ragged, columns, unshared};
+use crate::causal::{CausalLm, Context, LmInput, Packed, Ragged, attend_cached, columns, unshared};
 use crate::decoder::{LayerCache, band};
 use crate::keys::Keys;
 
@@ -204,12 +204,7 @@ impl Gpt2Attention {
                 packed.attend([&q, &k, &v], |part| self.attend(part, None, 0, cx))?
             }
             (_, Some(ragged), Some(cache)) => {
-                let (k, v) = (ragged.rows(&k)?, ragged.rows(&v)?);
-                let (k, v) = cache.append(&k, &v, Some(&ragged.starts))?;
-                let options = ragged.options(k.dims()[2], None)?;
-                ragged
-                    .rows(&q)?
-                    .scaled_dot_product_attention(&k, &v, &options)?
+                attend_cached([&q, &k, &v], cache, Some(ragged), shared.before)?
             }
             (.., Some(cache)) => {
                 let (k, v) = cache.append(&k, &v, None)?;
