@@ -327,6 +327,7 @@ fn unary_slope(u: Unary, a: &Expr, y: &Expr) -> Expr {
         Atanh => (&one - &(a * a)).unary(Recip),
         Sigmoid => y * &(&one - y),
         Softplus => a.unary(Sigmoid),
+        Relu => y.le(&c(0.0)).select(&c(0.0), &one),
         GeluTanh => {
             // s + x·s·(1 - s)·2u' with s = sigmoid(2u).
             let root = 2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;

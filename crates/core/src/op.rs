@@ -49,8 +49,8 @@ impl Debug for Aval {
     }
 }
 
-/// A few values, inline: most ops have one or two inputs and one output.
-pub type Few<T> = SmallVec<[T; 2]>;
+/// A few values, the first inline: most ops have one output, and what is moved from call to call is short.
+pub type Few<T> = SmallVec<[T; 1]>;
 
 /// A shared handle on an op, held by graph nodes.
 pub type OpRef = Arc<dyn Op>;

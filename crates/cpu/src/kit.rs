@@ -458,30 +458,13 @@ impl<'a, T> Matrix<'a, T> {
 }
 
 /// `out[m, n] = alpha · a[m, k] · b[k, n]`, plus what `out` held when `accumulate`. `out` is
-/// row-major with rows `width` apart. Runs on the calling thread; its bits depend on the sizes
-/// and steps alone.
+/// row-major with rows `width` apart. f32 operands are multiplied in `compute`; f64 ignores it. Runs
+/// on the calling thread; its bits depend on the sizes and steps alone.
 ///
 /// # Panics
 /// When a matrix leaves its slice: a mistake of the calling kernel.
 #[allow(clippy::too_many_arguments, reason = "the arguments of every gemm")]
 pub(crate) fn gemm<T: Real>(
-    out: &mut [T],
-    width: usize,
-    (m, n, k): (usize, usize, usize),
-    alpha: T,
-    a: Matrix<'_, T>,
-    b: Matrix<'_, T>,
-    accumulate: bool,
-) {
-    gemm_in(Compute::F32, out, width, (m, n, k), alpha, a, b, accumulate);
-}
-
-/// [`gemm`] with f32 operands in the precision asked for; f64 ignores it.
-///
-/// # Panics
-/// As [`gemm`].
-#[allow(clippy::too_many_arguments, reason = "the arguments of every gemm")]
-pub(crate) fn gemm_in<T: Real>(
     compute: Compute,
     out: &mut [T],
     width: usize,
@@ -569,10 +552,11 @@ mod tests {
         let mut out = [10.0f64; 6]; // [2, 2] in rows of 3
         let sizes = (2, 2, 3);
         let (ma, mb) = (Matrix::rows(&a, 3), Matrix::rows(&b, 2));
-        gemm(&mut out, 3, sizes, 2.0, ma, mb, true);
+        gemm(Compute::F32, &mut out, 3, sizes, 2.0, ma, mb, true);
         assert_eq!(out, [20.0, 32.0, 10.0, 38.0, 56.0, 10.0]);
         let mut flipped = [0.0f64; 4]; // bᵀ · aᵀ
         gemm(
+            Compute::F32,
             &mut flipped,
             2,
             sizes,
@@ -584,7 +568,16 @@ mod tests {
         assert_eq!(flipped, [5.0, 14.0, 11.0, 23.0]);
         let empty: [f64; 0] = [];
         let none = Matrix::rows(&empty, 0);
-        gemm(&mut flipped, 2, (2, 2, 0), 1.0, none, none, false);
+        gemm(
+            Compute::F32,
+            &mut flipped,
+            2,
+            (2, 2, 0),
+            1.0,
+            none,
+            none,
+            false,
+        );
         assert_eq!(flipped, [0.0; 4]);
     }
 

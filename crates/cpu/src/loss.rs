@@ -13,6 +13,7 @@ use entrenar_base::{Array, DType, Error, Result};
 
 use crate::alloc::Scratch;
 use crate::kit::{self, Matrix, Real, gemm, multiversion, with_real};
+use crate::product::Compute;
 use crate::team::{self, Shared};
 
 /// Estimated nanoseconds per logit.
@@ -331,7 +332,7 @@ fn row_tile(rows: usize) -> usize {
 /// [`cross_entropy`] of `x · wᵀ` without holding the logits: x `[N, D]`, w `[C, D]`.
 ///
 /// Returns the loss and the log-sum-exp of each row, both in f32 (f64 for f64): the loss is not
-/// rounded to a 16-bit dtype.
+/// rounded to a 16-bit dtype. Operands of products are rounded as `compute_in` says.
 ///
 /// # Errors
 /// When shapes do not fit or a target is neither a class nor `ignore_index`.
@@ -341,6 +342,7 @@ pub fn linear_cross_entropy(
     w: &Array,
     targets: &Array,
     ignore_index: i64,
+    compute_in: Compute,
 ) -> Result<(Array, Array)> {
     const OP: &str = "linear_cross_entropy";
     let compute = kit::compute_dtype(OP, x.dtype())?;
@@ -370,7 +372,7 @@ pub fn linear_cross_entropy(
                         let logits = &mut logits[..count * width];
                         let a = Matrix::rows(&x[rows.start * d..rows.end * d], d);
                         let b = Matrix::rows(&w[first * d..(first + width) * d], d).transposed();
-                        gemm(logits, width, (count, width, d), 1.0, a, b, false);
+                        gemm(compute_in, logits, width, (count, width, d), 1.0, a, b, false);
                         for (i, row) in rows.clone().enumerate() {
                             let part = &logits[i * width..(i + 1) * width];
                             fold_lse(part, &mut lse[i..=i], &mut sums[i..=i]);
@@ -408,6 +410,7 @@ pub fn linear_cross_entropy_backward(
     lse: &Array,
     ignore_index: i64,
     row_grad: &Array,
+    compute_in: Compute,
     needs: [bool; 2],
 ) -> Result<(Option<Array>, Option<Array>)> {
     const OP: &str = "linear_cross_entropy_backward";
@@ -451,7 +454,7 @@ pub fn linear_cross_entropy_backward(
                     let place = classes.start * count..classes.end * count;
                     // SAFETY: tiles of classes are disjoint, hence these parts.
                     let part = unsafe { held_parts.slice(place) };
-                    gemm(part, width, (count, width, d), 1.0, a, weight.transposed(), false);
+                    gemm(compute_in, part, width, (count, width, d), 1.0, a, weight.transposed(), false);
                     for (i, row) in rows.clone().enumerate() {
                         let part = &mut part[i * width..(i + 1) * width];
                         match targets[row] {
@@ -468,7 +471,7 @@ pub fn linear_cross_entropy_backward(
                         // SAFETY: as above.
                         let dw = unsafe { dw_out.slice(classes.start * d..classes.end * d) };
                         let g = Matrix::rows(&*part, width).transposed();
-                        gemm(dw, d, (width, d, count), 1.0, g, a, true);
+                        gemm(compute_in, dw, d, (width, d, count), 1.0, g, a, true);
                     }
                 }
             });
@@ -490,7 +493,7 @@ pub fn linear_cross_entropy_backward(
                             let mut g = Matrix::rows(&held[..], width);
                             g.offset = first * count + r.start * width;
                             let weight = Matrix::rows(&w[first * d..(first + width) * d], d);
-                            gemm(dx, d, (r.len(), d, width), 1.0, g, weight, first > 0);
+                            gemm(compute_in, dx, d, (r.len(), d, width), 1.0, g, weight, first > 0);
                         }
                     }
                 });

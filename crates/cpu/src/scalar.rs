@@ -53,6 +53,8 @@ pub fn scalar_f64(u: Unary, x: f64) -> f64 {
             (if x < 0.0 { e } else { 1.0 }) / (1.0 + e)
         }
         Unary::Softplus => (if x < 0.0 { 0.0 } else { x }) + (-x.abs()).exp().ln_1p(),
+        Unary::Relu if x <= 0.0 => 0.0,
+        Unary::Relu => x,
         Unary::GeluTanh => {
             let root = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
             x * scalar_f64(Unary::Sigmoid, 2.0 * root * (x + 0.044_715 * (x * x * x)))
@@ -122,6 +124,7 @@ pub fn scalar_i64(u: Unary, x: i64) -> i64 {
         Unary::Neg => x.wrapping_neg(),
         Unary::Abs => x.wrapping_abs(),
         Unary::Sign => x.signum(),
+        Unary::Relu => x.max(0),
         Unary::Square => x.wrapping_mul(x),
         Unary::Floor | Unary::Ceil | Unary::Round | Unary::Trunc => x,
         Unary::IsNan | Unary::IsInf => 0,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use entrenar_core::ops::attention::AttentionOptions;
 use entrenar_core::ops::loss::Reduction;
-use entrenar_core::{DType, Error, Result, Tensor, is_autocast};
+use entrenar_core::{DType, Error, Result, Tensor};
 use entrenar_nn::{Ctx, Module, Parameter};
 
 use crate::KvCache;
@@ -107,12 +107,7 @@ pub trait CausalLm: Module {
         let x = self.features(tokens, input, cx)?;
         let targets = targets.to_dtype(DType::I64)?;
         cx.scope("lm_head", |_| {
-            let (mut x, mut head) = (x, self.head().tensor());
-            if is_autocast() {
-                // The product in the fused loss is one of those that run in bf16.
-                (x, head) = (x.to_dtype(DType::BF16)?, head.to_dtype(DType::BF16)?);
-            }
-            x.linear_cross_entropy(&head, &targets, -100, reduction)
+            x.linear_cross_entropy(&self.head().tensor(), &targets, -100, reduction)
         })
     }
 }

@@ -140,10 +140,13 @@ impl Module for Cnn {
             if i + 1 == self.layers.len() {
                 x = cx.call("dropout", &self.dropout, &x)?;
             }
-            x = cx.scope("layers", |cx| cx.call(&i.to_string(), layer, &x))?;
-            if i + 1 < self.layers.len() {
-                x = Activation::Relu.apply(&x)?;
-            }
+            let activation = match i + 1 < self.layers.len() {
+                true => Activation::Relu,
+                false => Activation::Identity,
+            };
+            x = cx.scope("layers", |cx| {
+                cx.scope(&i.to_string(), |_| layer.activated(&x, &activation))
+            })?;
         }
         Ok(x)
     }

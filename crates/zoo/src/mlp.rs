@@ -77,9 +77,15 @@ impl Module for Mlp {
             x.flatten(1, -1)?
         };
         for (i, layer) in self.layers.iter().enumerate() {
-            x = cx.scope("layers", |cx| cx.call(&i.to_string(), layer, &x))?;
-            if i + 1 < self.layers.len() {
-                x = self.activation.apply(&x)?;
+            let hidden = i + 1 < self.layers.len();
+            let activation = match hidden {
+                true => &self.activation,
+                false => &Activation::Identity,
+            };
+            x = cx.scope("layers", |cx| {
+                cx.scope(&i.to_string(), |_| layer.activated(&x, activation))
+            })?;
+            if hidden {
                 x = cx.call("dropout", &self.dropout, &x)?;
             }
         }

@@ -55,7 +55,7 @@ fn jvp(
     inputs: &[&Tensor],
     outputs: &[Tensor],
     tangents: &[Option<Tensor>],
-) -> Result<SmallVec<[Option<Tensor>; 2]>> {
+) -> Result<Few<Option<Tensor>>> {
     let none = || SmallVec::from_elem(None, outputs.len());
     match rule {
         Rule::Zero | Rule::Expand(_) => Ok(none()),

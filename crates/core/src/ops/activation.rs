@@ -75,7 +75,7 @@ fixed! {
     /// assert_eq!(t.relu()?.to_vec::<f32>()?, [0.0, 0.0, 2.0]);
     /// # Ok::<(), entrenar_core::Error>(())
     /// ```
-    relu, true, x(0).le(&c(0.0)).select(&c(0.0), &x(0));
+    relu, true, x(0).unary(Unary::Relu);
     /// min(max(x, 0), 6).
     relu6, true, hard(&x(0), 0.0, 6.0);
     /// Scaled ELU: 1.0507·x above 0, 1.0507·1.6733·(exp(x) - 1) elsewhere.

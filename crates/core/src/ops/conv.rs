@@ -351,7 +351,7 @@ impl BackwardKernel for BiasedConv {
         let dw = || kernel::conv_weight_grad(g, x, w.dims(), geometry, compute);
         let db = || {
             let dims: Vec<usize> = (0..g.rank()).filter(|&d| d != 1).collect();
-            cast(&reduce(Reduce::Sum, g, &dims)?, b.dtype())
+            cast(&reduce(Reduce::Sum, g, &dims)?, b.dtype())?.reshape(b.shape().clone())
         };
         Ok(smallvec![
             needs[0].then(dx).transpose()?,

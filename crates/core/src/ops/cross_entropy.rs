@@ -12,6 +12,7 @@ use smallvec::smallvec;
 
 use entrenar_base::{Array, DType, Error, Result, Shape};
 use entrenar_cpu::loss as kernel;
+use entrenar_cpu::product::Compute;
 
 use crate::Tensor;
 use crate::apply::{apply1, handle, one};
@@ -175,6 +176,18 @@ fn both<'a>(
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct LinearRows {
     ignore: i64,
+    /// Whether operands are rounded to bf16 before they are multiplied.
+    bf16: bool,
+}
+
+impl LinearRows {
+    fn compute(&self) -> Compute {
+        if self.bf16 {
+            Compute::Bf16
+        } else {
+            Compute::F32
+        }
+    }
 }
 
 impl Op for LinearRows {
@@ -186,8 +199,9 @@ impl Op for LinearRows {
         Ok(smallvec![rows.clone(), rows])
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
+        let (x, w) = (inputs[0], inputs[1]);
         let (loss, lse) =
-            kernel::linear_cross_entropy(inputs[0], inputs[1], inputs[2], self.ignore)?;
+            kernel::linear_cross_entropy(x, w, inputs[2], self.ignore, self.compute())?;
         Ok(smallvec![loss, lse])
     }
     fn rule(&self) -> Rule<'_> {
@@ -198,7 +212,11 @@ impl Op for LinearRows {
 impl Expand for LinearRows {
     fn expand(&self, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
         let wide = inputs[0].dtype().accumulator();
-        let (x, w) = (inputs[0].to_dtype(wide)?, inputs[1].to_dtype(wide)?);
+        let operand = |t: &Tensor| match self.bf16 {
+            true => t.to_dtype(DType::BF16)?.to_dtype(wide),
+            false => t.to_dtype(wide),
+        };
+        let (x, w) = (operand(inputs[0])?, operand(inputs[1])?);
         let rows = Rows {
             ignore: self.ignore,
             smoothing: Bits(0.0),
@@ -224,9 +242,16 @@ impl BackwardKernel for LinearRows {
     ) -> Result<Few<Option<Array>>> {
         let (g, lse) = both(self.name(), cotangents[0], outputs[1])?;
         let (x, w, targets) = (inputs[0], inputs[1], inputs[2]);
-        let needs = [needs[0], needs[1]];
-        let (dx, dw) =
-            kernel::linear_cross_entropy_backward(x, w, targets, lse, self.ignore, g, needs)?;
+        let (dx, dw) = kernel::linear_cross_entropy_backward(
+            x,
+            w,
+            targets,
+            lse,
+            self.ignore,
+            g,
+            self.compute(),
+            [needs[0], needs[1]],
+        )?;
         Ok(smallvec![dx, dw, None])
     }
 }
@@ -437,9 +462,15 @@ impl Tensor {
         let (classes, width) = (weight.dims()[0], weight.dims()[1]);
         let rows = x.reshape([targets.numel(), width])?;
         let flat = targets.reshape([targets.numel()])?;
-        let weight = weight.to_dtype(x.dtype())?;
+        let (rows, weight) = if is_autocast() && weight.dtype() == DType::F32 {
+            (rows.to_dtype(DType::F32)?, weight.clone())
+        } else {
+            let weight = weight.to_dtype(rows.dtype())?;
+            (rows, weight)
+        };
         let op = LinearRows {
             ignore: ignore_index,
+            bf16: rows.dtype() == DType::BF16 || (is_autocast() && rows.dtype() == DType::F32),
         };
         let losses = apply1(&handle(op), &[&rows, &weight, &flat])?.reshape(targets.shape())?;
         reduce_rows(&losses, reduction, losses.dtype(), |wide| {

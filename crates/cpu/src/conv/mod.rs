@@ -13,7 +13,7 @@ mod plan;
 use entrenar_base::{Array, Error, Result, Shape};
 
 use crate::alloc::Scratch;
-use crate::kit::{self, Matrix, gemm_in, with_real};
+use crate::kit::{self, Matrix, gemm, with_real};
 use crate::product::Compute;
 use crate::team::{self, Shared};
 pub use plan::ConvGeometry;
@@ -134,7 +134,7 @@ pub fn conv(
                             if bias.is_some() {
                                 begin(y, positions);
                             }
-                            gemm_in(compute_in, y, positions, sizes, 1.0, w, patches, bias.is_some());
+                            gemm(compute_in, y, positions, sizes, 1.0, w, patches, bias.is_some());
                             return;
                         }
                         // Tiles interleave in memory: only whole rows of one may be borrowed.
@@ -142,7 +142,7 @@ pub fn conv(
                             if bias.is_some() {
                                 begin(block, count);
                             }
-                            gemm_in(compute_in, block, count, sizes, 1.0, w, patches, bias.is_some());
+                            gemm(compute_in, block, count, sizes, 1.0, w, patches, bias.is_some());
                             for (o, row) in block.chunks_exact(count).enumerate() {
                                 let at = place + o * positions + first;
                                 // SAFETY: tiles cover disjoint positions.
@@ -217,7 +217,7 @@ pub fn conv_input_grad(
                     if plan.is_direct() {
                         let sizes = (rows, positions, plan.group_out);
                         let g = Matrix::rows(g, positions);
-                        gemm_in(compute_in, dx, positions, sizes, 1.0, weights.transposed(), g, false);
+                        gemm(compute_in, dx, positions, sizes, 1.0, weights.transposed(), g, false);
                         continue;
                     }
                     dx.fill(0.0);
@@ -230,7 +230,7 @@ pub fn conv_input_grad(
                         kit::with_scratch(rows * count, |columns: &mut [T]| {
                             let g = Matrix { offset: start * line, ..Matrix::rows(g, positions) };
                             let sizes = (rows, count, plan.group_out);
-                            gemm_in(compute_in, columns, count, sizes, 1.0, weights.transposed(), g, false);
+                            gemm(compute_in, columns, count, sizes, 1.0, weights.transposed(), g, false);
                             patches::add_back(&plan, columns, channels, tile, dx);
                         });
                     }
@@ -301,7 +301,7 @@ pub fn conv_weight_grad(
                         );
                         if plan.is_direct() {
                             let x = Matrix::rows(x, positions).transposed();
-                            gemm_in(compute_in, out, block_k, (plan.group_out, rows, positions), 1.0, g, x, true);
+                            gemm(compute_in, out, block_k, (plan.group_out, rows, positions), 1.0, g, x, true);
                             continue;
                         }
                         for start in (0..lines).step_by(per_tile) {
@@ -311,7 +311,7 @@ pub fn conv_weight_grad(
                                 patches::gather(&plan, x, channels, tile, columns);
                                 let columns = Matrix::rows(&*columns, count).transposed();
                                 let g = Matrix { offset: start * line, ..g };
-                                gemm_in(compute_in, out, block_k, (plan.group_out, rows, count), 1.0, g, columns, true);
+                                gemm(compute_in, out, block_k, (plan.group_out, rows, count), 1.0, g, columns, true);
                             });
                         }
                     }

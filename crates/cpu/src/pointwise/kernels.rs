@@ -138,6 +138,7 @@ macro_rules! float_lane {
                     Unary::Rsqrt => run1!($T, $map1, x, out, |a| 1.0 / a.sqrt()),
                     Unary::Recip => run1!($T, $map1, x, out, |a| 1.0 / a),
                     Unary::Square => run1!($T, $map1, x, out, |a| a * a),
+                    Unary::Relu => run1!($T, $map1, x, out, |a| if a <= 0.0 { 0.0 } else { a }),
                     Unary::Floor => run1!($T, $map1, x, out, |a| a.floor()),
                     Unary::Ceil => run1!($T, $map1, x, out, |a| a.ceil()),
                     Unary::Round => run1!($T, $map1, x, out, |a| a.round_ties_even()),

@@ -62,6 +62,8 @@ pub enum Unary {
     Sigmoid,
     /// log(1 + e^x)
     Softplus,
+    /// max(x, 0); NaN stays.
+    Relu,
     /// x·sigmoid(2u) with u = √(2/π)·(x + 0.044715·x³): gelu's tanh approximation, written without
     /// the cancellation of 1 + tanh(u).
     GeluTanh,
@@ -158,7 +160,7 @@ table!(Unary:
     Sin "sin" 1.0, Cos "cos" 1.0, Tan "tan" 1.5, Asin "asin" 2.5, Acos "acos" 2.5,
     Atan "atan" 2.0, Sinh "sinh" 2.0, Cosh "cosh" 2.0, Tanh "tanh" 0.8, Asinh "asinh" 2.5,
     Acosh "acosh" 2.5, Atanh "atanh" 2.5, Sigmoid "sigmoid" 0.7, Softplus "softplus" 2.5,
-    GeluTanh "gelu_tanh" 0.8,
+    Relu "relu" 0.05, GeluTanh "gelu_tanh" 0.8,
     Erf "erf" 0.9, Erfc "erfc" 2.5, Floor "floor" 0.1, Ceil "ceil" 0.1, Round "round" 0.1,
     Trunc "trunc" 0.1, IsNan "isnan" 0.1, IsInf "isinf" 0.1, IsFinite "isfinite" 0.1,
     Not "logical_not" 0.1,
@@ -212,7 +214,7 @@ mod tests {
             .map(|u| u.name())
             .chain(Binary::ALL.iter().map(|b| b.name()))
             .collect();
-        assert_eq!(names.len(), 39 + 20);
-        assert_eq!((Unary::ALL.len(), Binary::ALL.len()), (39, 20));
+        assert_eq!(names.len(), 40 + 20);
+        assert_eq!((Unary::ALL.len(), Binary::ALL.len()), (40, 20));
     }
 }

@@ -182,7 +182,9 @@ fn half_precision_accumulates_in_single() {
     let want = conv(
         &x.cast(DType::F64),
         &w.cast(DType::F64),
+        None,
         &ConvGeometry::plain(2),
+        Compute::F32,
     )
     .unwrap();
     let got = conv(&x, &w, None, &ConvGeometry::plain(2), Compute::F32).unwrap();
@@ -280,14 +282,19 @@ fn misuse() {
             ..g(2)
         },
     ] {
-        assert!(conv(&x, &w, &broken).is_err(), "{broken:?}");
+        assert!(
+            conv(&x, &w, None, &broken, Compute::F32).is_err(),
+            "{broken:?}"
+        );
     }
     assert!(conv(&x, &random([6, 2, 0], 1), None, &g(2), Compute::F32).is_err());
     assert!(
         conv(
             &random([4, 5], 1),
             &random([2, 3], 1),
-            &ConvGeometry::plain(0)
+            None,
+            &ConvGeometry::plain(0),
+            Compute::F32
         )
         .is_err()
     );

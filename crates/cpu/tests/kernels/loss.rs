@@ -2,6 +2,7 @@
 
 use crate::*;
 use entrenar_cpu::loss::*;
+use entrenar_cpu::product::Compute;
 
 /// PyTorch's definition for one row.
 fn definition(x: &[f64], y: usize, w: &[f64], smoothing: f64) -> f64 {
@@ -80,20 +81,28 @@ fn fused_linear_loss_equals_the_two_steps() {
         let t = targets(n, c, &[1]);
         let logits = product(&x, &w);
         let g = random([n], 3);
-        let (loss, lse) = linear_cross_entropy(&strided(&x), &w, &t, -100).unwrap();
+        let (loss, lse) = linear_cross_entropy(&strided(&x), &w, &t, -100, Compute::F32).unwrap();
         let (want, want_lse) = cross_entropy(&logits, &t, None, -100, 0.0).unwrap();
         assert_close(&loss, &want, 1e-12);
         assert_close(&lse, &want_lse, 1e-12);
         let (dx, dw) =
-            linear_cross_entropy_backward(&x, &w, &t, &lse, -100, &g, [true; 2]).unwrap();
+            linear_cross_entropy_backward(&x, &w, &t, &lse, -100, &g, Compute::F32, [true; 2])
+                .unwrap();
         let dl = cross_entropy_backward(&logits, &t, &lse, None, -100, 0.0, &g).unwrap();
         let turn = |a: &Array| a.transpose(0, 1).unwrap();
         assert_close(&dx.unwrap(), &product(&dl, &turn(&w)), 1e-12);
         assert_close(&dw.unwrap(), &product(&turn(&dl), &turn(&x)), 1e-12);
         let (dx, dw) =
-            linear_cross_entropy_backward(&x, &w, &t, &lse, -100, &g, [false, true]).unwrap();
+            linear_cross_entropy_backward(&x, &w, &t, &lse, -100, &g, Compute::F32, [false, true])
+                .unwrap();
         assert!(dx.is_none() && dw.is_some());
-        let half = linear_cross_entropy(&x.cast(DType::BF16), &w.cast(DType::BF16), &t, -100);
+        let half = linear_cross_entropy(
+            &x.cast(DType::BF16),
+            &w.cast(DType::BF16),
+            &t,
+            -100,
+            Compute::F32,
+        );
         assert_close(&half.unwrap().0, &want, 5e-2);
     }
 }
@@ -113,7 +122,7 @@ fn extreme_logits() {
     let x = Array::from_vec(vec![f32::NAN, 1.0], [2, 1]).unwrap();
     let w = Array::from_vec(vec![f32::NEG_INFINITY, 1.0], [2, 1]).unwrap();
     let t = Array::from_vec(vec![0i64, 1], [2]).unwrap();
-    let (loss, _) = linear_cross_entropy(&x, &w, &t, -100).unwrap();
+    let (loss, _) = linear_cross_entropy(&x, &w, &t, -100, Compute::F32).unwrap();
     let loss = loss.to_vec::<f32>().unwrap();
     assert!(loss[0].is_nan());
     assert_eq!(loss[1], 0.0);
@@ -131,9 +140,10 @@ fn bits_do_not_depend_on_threads() {
     assert_same_bits(|| {
         let (loss, lse) = cross_entropy(&logits, &t, None, -100, 0.1).unwrap();
         let d = cross_entropy_backward(&logits, &t, &lse, None, -100, 0.1, &g).unwrap();
-        let (loss2, lse2) = linear_cross_entropy(&x, &w, &t, -100).unwrap();
+        let (loss2, lse2) = linear_cross_entropy(&x, &w, &t, -100, Compute::F32).unwrap();
         let (dx, dw) =
-            linear_cross_entropy_backward(&x, &w, &t, &lse2, -100, &g, [true; 2]).unwrap();
+            linear_cross_entropy_backward(&x, &w, &t, &lse2, -100, &g, Compute::F32, [true; 2])
+                .unwrap();
         vec![loss, lse, d, loss2, lse2, dx.unwrap(), dw.unwrap()]
     });
 }
@@ -154,7 +164,8 @@ fn misuse_and_zero_sizes() {
                 &x,
                 &x.slice(0, 0, 1, 1).unwrap(),
                 &t(vec![hostile, 0]),
-                -100
+                -100,
+                Compute::F32
             )
             .is_err()
         );
@@ -164,7 +175,9 @@ fn misuse_and_zero_sizes() {
     assert!(cross_entropy(&x, &t(vec![0, 0]), Some(&random([2], 1)), -100, 0.0).is_err());
     assert!(cross_entropy(&x, &t(vec![0, 0]), None, -100, 1.5).is_err());
     assert!(cross_entropy(&x, &t(vec![0, 0]), None, -100, f64::NAN).is_err());
-    assert!(linear_cross_entropy(&x, &random([3, 4], 1), &t(vec![0, 0]), -100).is_err());
+    assert!(
+        linear_cross_entropy(&x, &random([3, 4], 1), &t(vec![0, 0]), -100, Compute::F32).is_err()
+    );
     let none = Array::zeros([0], DType::I64);
     let empty = Array::zeros([0, 3], DType::F32);
     assert_eq!(
@@ -175,9 +188,18 @@ fn misuse_and_zero_sizes() {
         [0]
     );
     let w = Array::zeros([5, 3], DType::F32);
-    let (loss, lse) = linear_cross_entropy(&empty, &w, &none, -100).unwrap();
-    let (dx, dw) =
-        linear_cross_entropy_backward(&empty, &w, &none, &lse, -100, &loss, [true; 2]).unwrap();
+    let (loss, lse) = linear_cross_entropy(&empty, &w, &none, -100, Compute::F32).unwrap();
+    let (dx, dw) = linear_cross_entropy_backward(
+        &empty,
+        &w,
+        &none,
+        &lse,
+        -100,
+        &loss,
+        Compute::F32,
+        [true; 2],
+    )
+    .unwrap();
     assert_eq!(
         (dx.unwrap().dims(), dw.unwrap().to_f64_vec()),
         (&[0, 3][..], vec![0.0; 15])

@@ -60,17 +60,8 @@ fn layer_norm_gradients_match_differences() {
         let trailing = if n == 12 { vec![3, 4] } else { vec![n] };
         let (w, b) = (random(&trailing, 3), random(&trailing, 4));
         let (_, mean, rstd) = layer_norm(&x, n, Some(&w), Some(&b), 1e-3).unwrap();
-        let (dx, dw, db) = layer_norm_backward(
-            &strided(&g),
-            &x,
-            &mean,
-            &rstd,
-            Some(&w),
-            Some(&b),
-            false,
-            [true; 3],
-        )
-        .unwrap();
+        let (dx, dw, db) =
+            layer_norm_backward(&strided(&g), &x, &mean, &rstd, Some(&w), [true; 3]).unwrap();
         let f =
             |x: &Array, w: &Array, b: &Array| layer_norm(x, n, Some(w), Some(b), 1e-3).unwrap().0;
         assert_gradient(&x, &g, |x| f(x, &w, &b), &dx.unwrap());
@@ -150,8 +141,17 @@ fn batch_norm_and_its_gradients() {
             &want,
             1e-5,
         );
-        let (dx, dw, db) =
-            batch_norm_backward(&strided(&g), &x, &mean, &rstd, Some(&w), [true; 3]).unwrap();
+        let (dx, dw, db) = batch_norm_backward(
+            &strided(&g),
+            &x,
+            &mean,
+            &rstd,
+            Some(&w),
+            Some(&b),
+            false,
+            [true; 3],
+        )
+        .unwrap();
         let f = |x: &Array, w: &Array, b: &Array| {
             batch_norm(x, Some(w), Some(b), 1e-3, false).unwrap().0
         };

@@ -222,13 +222,9 @@ fn fine_tuning(resolved: &Json, report: &mut dyn FnMut(&str, String)) {
                 report(path, format!("this key needs model.base{hint}"));
             }
         }
-        for (path, off) in [
-            ("train.gradient_checkpointing", json!(false)),
-            ("precision", json!("f32")),
-        ] {
-            if at(path).is_some_and(|value| *value != off) {
-                report(path, "this value needs model.base".to_owned());
-            }
+        let path = "train.gradient_checkpointing";
+        if at(path).is_some_and(|value| *value != json!(false)) {
+            report(path, "this value needs model.base".to_owned());
         }
         if word("data.tokenizer") == Some("model") {
             report(

@@ -16,12 +16,12 @@ use serde_json::Value;
 
 use super::fit::{Ended, Outcome, Trainer};
 use super::model::{architecture, check_memory};
-use super::objective::Objective;
+use super::objective::{MixedPrecision, Objective};
 use super::recipe;
 use super::settings::total_steps;
 use super::trained::TrainedModel;
 use super::tuned;
-use crate::config::{self, Config, Loaded};
+use crate::config::{self, Config, Loaded, Precision};
 use crate::data::{
     Loader, LoaderConfig, OpenedData, Order, PREPROCESS_FILE, Parts, Preprocessing, open_data,
 };
@@ -150,7 +150,13 @@ pub(super) fn train<M: Parameters>(
     let settings = recipe::settings(config, order == Order::Random, options.progress);
     let total = total_steps(&settings, training.batches_per_epoch());
     let schedule = recipe::schedule(&config.schedule, config.optimizer.learning_rate(), total);
-    let mut trainer = Trainer::of(job.model, job.objective, job.optimizer, training)
+    // Frozen weights are stored in the precision; what is trained stays in f32.
+    let mixed = config.precision == Precision::Bf16 && config.adapter.is_none();
+    let objective = match mixed {
+        true => Box::new(MixedPrecision(job.objective)),
+        false => job.objective,
+    };
+    let mut trainer = Trainer::of(job.model, objective, job.optimizer, training)
         .settings(settings)
         .schedule(move |step| schedule.lr_at(step))
         .run_directory(directory);

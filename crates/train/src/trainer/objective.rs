@@ -7,9 +7,9 @@
 //! else. Neighbours: `update.rs` and `evaluate.rs` call them.
 
 use entrenar_base::{Error, Result};
-use entrenar_core::Tensor;
 use entrenar_core::ops::cross_entropy;
 use entrenar_core::ops::loss::Reduction;
+use entrenar_core::{Tensor, autocast};
 use entrenar_nn::{Ctx, Module};
 
 use crate::data::Batch;
@@ -68,6 +68,23 @@ pub trait Objective<M: ?Sized>: Send {
     fn derived(&self, mean_loss: f64) -> Vec<(&'static str, f64)> {
         let _ = mean_loss;
         Vec::new()
+    }
+}
+
+/// An objective whose passes run in mixed precision: products in bf16, the rest in f32.
+pub(super) struct MixedPrecision<'a, M: ?Sized>(pub Box<dyn Objective<M> + 'a>);
+
+impl<M: ?Sized> Objective<M> for MixedPrecision<'_, M> {
+    fn measure(&self, model: &M, batch: &Batch, cx: &mut Ctx) -> Result<Measure> {
+        autocast(true, || self.0.measure(model, batch, cx))
+    }
+
+    fn count(&self, batch: &Batch) -> usize {
+        self.0.count(batch)
+    }
+
+    fn derived(&self, mean_loss: f64) -> Vec<(&'static str, f64)> {
+        self.0.derived(mean_loss)
     }
 }
 

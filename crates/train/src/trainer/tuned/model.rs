@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use entrenar_base::Result;
+use entrenar_core::Tensor;
 use entrenar_core::ops::loss::Reduction;
-use entrenar_core::{Tensor, autocast};
 use entrenar_nn::{Ctx, NamedParameters, Parameters, Visitor};
 use entrenar_tune::{LoraConfig, lora};
 use entrenar_zoo::{LmInput, TextModel};
@@ -29,8 +29,6 @@ pub(super) struct Tuned {
     pub checkpointing: bool,
     /// Noise on the embeddings while training.
     pub noise: Option<f64>,
-    /// Whether products are computed in bf16, while the weights are f32.
-    pub autocast: bool,
     /// Whether it learns from conversations: then the sample is an answer.
     pub conversations: bool,
 }
@@ -98,9 +96,7 @@ impl Objective<Tuned> for NextTokens {
         };
         cx.set_embedding_noise(tuned.noise);
         let model = tuned.text.model.as_causal();
-        let loss = autocast(tuned.autocast, || {
-            model.loss(&tokens, &targets, Reduction::Sum, input, cx)
-        })?;
+        let loss = model.loss(&tokens, &targets, Reduction::Sum, input, cx)?;
         Ok(loss.into())
     }
 

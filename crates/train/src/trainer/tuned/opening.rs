@@ -91,7 +91,6 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
         adapter,
         checkpointing: config.train.gradient_checkpointing.unwrap_or(false),
         noise: config.train.neftune_noise_alpha,
-        autocast: whole && config.precision == Precision::Bf16,
         conversations: false,
     };
     Ok((tuned, notes))
