@@ -1,4 +1,4 @@
-"""Writes crates/train/tests/fixtures/chats-{snappy,gzip}.parquet.
+"""Writes crates/train/tests/fixtures/chats-{snappy,gzip,zstd}.parquet.
 
 Two conversations in the layout of hub datasets (a list of structs), written by pyarrow; the first is
 the one of crates/train/tests/sft.rs. Run: python oracles/sft_parquet.py   (needs pyarrow)
@@ -29,5 +29,6 @@ CHATS = [
 ]
 
 table = pa.table({"id": pa.array([1, 2]), "messages": CHATS, "source": pa.array([None, "b"])})
-for compression in ["snappy", "gzip"]:
+# The last of these is not read: the test is of the message.
+for compression in ["snappy", "gzip", "zstd"]:
     pq.write_table(table, OUT / f"chats-{compression}.parquet", compression=compression)

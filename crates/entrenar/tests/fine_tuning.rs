@@ -435,3 +435,113 @@ fn what_cannot_be_tuned_is_told_with_its_place() {
 fn example(name: &str) -> String {
     format!("{}/../../examples/{name}", env!("CARGO_MANIFEST_DIR"))
 }
+
+#[test]
+fn whole_models_learn_in_bf16_what_they_learn_in_f32() {
+    let losses = |run: &str, more: &[&str]| -> Vec<f64> {
+        let set = [
+            "--set",
+            "adapter=null",
+            "--set",
+            "train={max_steps: 60, batch_size: 4, gradient_accumulation_steps: 2, log_every_steps: 6}",
+            "--set",
+            "optimizer={learning_rate: 0.001}",
+            "--set",
+            "evaluate.every_steps=20",
+        ];
+        let run = tune(run, &[&set[..], more].concat());
+        metrics(&run)
+            .iter()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .filter(|line| line["split"] == "validation")
+            .map(|line| line["loss"].as_f64().unwrap())
+            .collect()
+    };
+    let whole = losses("f32", &[]);
+    let half = losses("bf16", &["--set", "precision=bf16"]);
+    assert!(
+        whole.is_sorted_by(|a, b| a > b) && whole[2] < 0.92 * whole[0],
+        "{whole:?}"
+    );
+    for (a, b) in whole.iter().zip(&half) {
+        assert!((a / b - 1.0).abs() < 0.01, "{whole:?} and {half:?}");
+    }
+    assert_ne!(whole, half, "nothing was rounded");
+    // Recomputed activations change nothing, and a resumed run ends in the same bytes.
+    let checkpointed = [
+        "--set",
+        "precision=bf16",
+        "--set",
+        "train.gradient_checkpointing=true",
+    ];
+    assert_eq!(losses("bf16-recomputed", &checkpointed), half);
+    let bytes = |run: &str| std::fs::read(at(&format!("{run}/model/model.safetensors"))).unwrap();
+    assert!(bytes("bf16") == bytes("bf16-recomputed"));
+    let until = |steps: &str, more: &[&str]| {
+        let steps = format!("train.max_steps={steps}");
+        losses(
+            "bf16-parts",
+            &[&["--set", "precision=bf16", "--set", &steps], more].concat(),
+        );
+    };
+    until("33", &[]);
+    until("60", &["--resume"]);
+    assert!(bytes("bf16") == bytes("bf16-parts"));
+    // What is left is f32, and the steps were those of f32: bf16 has no room for most of them.
+    let left = entrenar::io::Weights::open(at("bf16/model")).unwrap();
+    let fine = left.tensors().unwrap().into_iter().any(|(_, array)| {
+        let values = array.to_vec::<f32>().unwrap();
+        values.iter().any(|v| v.to_bits() & 0xffff != 0)
+    });
+    assert!(fine);
+}
+
+#[test]
+fn continued_pre_training_in_bf16_writes_samples() {
+    let (config, run) = (at("base.yaml"), at("pre-bf16"));
+    let base = format!("model={{base: {}}}", at("base/model"));
+    let output = entrenar()
+        .args(["train", &config, "--run-dir", &run, "--set", &base])
+        .args(["--set", "precision=bf16", "--set", "data.tokenizer=model"])
+        .args(["--set", "train={max_steps: 6, batch_size: 4}"])
+        .args([
+            "--set",
+            "generate={prompt: \"3 plus \", max_new_tokens: 5, temperature: 0}",
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("3 plus ") || stderr(&output).contains("3 plus "));
+    let text = at("text.txt");
+    let (before, after) = (
+        loss(&["--model", &at("base"), "--data", &text]),
+        loss(&["--model", &run, "--data", &text]),
+    );
+    assert!(after < 1.05 * before, "{before} then {after}");
+}
+
+#[test]
+fn rows_without_a_target_are_refused_or_counted() {
+    let rows = "{\"prompt\": \"1 plus 1 is \", \"completion\": \"2\"}\n\
+                {\"prompt\": \"2 plus 1 is \", \"completion\": \"\"}\n\
+                {\"prompt\": \"2 plus 2 is \", \"completion\": \"4\"}\n";
+    std::fs::write(at("holes.jsonl"), rows).unwrap();
+    let set = format!("data={{path: {}}}", at("holes.jsonl"));
+    let config = at("lora.yaml");
+    let plan = ["train", &config, "--dry-run", "--set", &set];
+    let run = |more: &[&str]| entrenar().args(plan).args(more).output().unwrap();
+    let refused = run(&[]);
+    assert!(!refused.status.success());
+    let message = stderr(&refused);
+    assert!(
+        message.contains("holes.jsonl:2: nothing in this row is learned"),
+        "{message}"
+    );
+    let counted = run(&["--set", "data.no_target=drop"]);
+    let told = stdout(&counted) + &stderr(&counted);
+    assert!(counted.status.success(), "{told}");
+    assert!(
+        told.contains("3 rows, 2 samples,") && told.contains("1 without a target"),
+        "{told}"
+    );
+}

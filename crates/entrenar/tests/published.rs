@@ -58,6 +58,90 @@ fn greedy_text_is_the_published_text() {
 }
 
 #[test]
+fn several_prompts_are_each_continued_as_if_alone() {
+    let Some(folder) = stories() else { return };
+    let model = folder.to_str().unwrap();
+    let say = |more: &[&str]| {
+        let begin = ["generate", "--model", model, "--max-new-tokens", "60"];
+        let output = entrenar(&[&begin[..], more].concat(), "");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name).to_str().unwrap().to_string();
+    let prompts = [
+        "Once upon a time",
+        "",
+        "Lily and Tom went to the park. They",
+        "The cat",
+    ];
+    for way in [&["--greedy"][..], &["--seed", "3", "--top-p", "0.9"]] {
+        let alone: Vec<String> = prompts
+            .iter()
+            .enumerate()
+            .map(|(i, prompt)| {
+                let seed = (3 + i).to_string();
+                let way = match way {
+                    ["--greedy"] => vec!["--greedy"],
+                    _ => vec!["--seed", &seed, "--top-p", "0.9"],
+                };
+                say(&[&way[..], &["--prompt", prompt]].concat())
+            })
+            .collect();
+        let given: Vec<&str> = prompts.iter().flat_map(|p| ["--prompt", p]).collect();
+        let together = say(&[way, &given].concat());
+        assert_eq!(together, alone.join("---\n"));
+        // Also when they do not all fit one batch.
+        assert_eq!(
+            say(&[way, &given, &["--batch-size", "3"]].concat()),
+            together
+        );
+        let lines = say(&[way, &given, &["--json"]].concat());
+        for ((line, prompt), text) in lines.lines().zip(prompts).zip(&alone) {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(value["prompt"], prompt);
+            assert_eq!(value["text"], text[..text.len() - 1]);
+        }
+        assert_eq!(lines.lines().count(), prompts.len());
+        // From a file: strings or objects.
+        let rows = prompts
+            .map(|p| serde_json::json!({"prompt": p}).to_string())
+            .join("\n\n");
+        std::fs::write(path("p.jsonl"), rows).unwrap();
+        assert_eq!(
+            say(&[way, &["--prompts", &path("p.jsonl")]].concat()),
+            together
+        );
+    }
+    std::fs::write(path("p.txt"), "The cat\n\nTom saw\n").unwrap();
+    let text = say(&["--greedy", "--prompts", &path("p.txt"), "--prompt", "A"]);
+    let begins: Vec<bool> = text
+        .split("---\n")
+        .zip(["A", "The cat", "Tom saw"])
+        .map(|(text, prompt)| text.starts_with(prompt))
+        .collect();
+    assert_eq!(begins, [true; 3], "{text}");
+
+    let fails = |file: &str, content: &str, status: i32| {
+        std::fs::write(path(file), content).unwrap();
+        let file = path(file);
+        let output = entrenar(&["generate", "--model", model, "--prompts", &file], "");
+        assert_eq!(output.status.code(), Some(status));
+        assert!(output.stdout.is_empty());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let message = fails("q.jsonl", "\"a\"\n{\"text\": 1}\n", 2);
+    assert!(
+        message.contains("q.jsonl:2: expected a string or an object"),
+        "{message}"
+    );
+    assert!(fails("empty.txt", "\n", 2).contains("expected prompts, got none"));
+    let long = fails("long.txt", &format!("a\n{}\n", "word ".repeat(600)), 1);
+    assert!(long.contains("in prompt 2"), "{long}");
+}
+
+#[test]
 fn a_conversation_remembers_what_was_said() {
     let Some(folder) = stories() else { return };
     let place = tempfile::tempdir().unwrap();

@@ -95,13 +95,28 @@ fn a_classifier_is_trained_measured_and_used() {
         config["id2label"],
         json!({"0": "negative", "1": "positive"})
     );
-    std::fs::write(
-        at("new.csv"),
-        "text,label\nthe great film,positive\nawful film,negative\n",
-    )
-    .unwrap();
-    let measured = succeeds(&["eval", "--model", &model, "--data", &at("new.csv")]);
-    assert!(measured.contains("accuracy 1.000000"), "{measured}");
+    // The columns are those of the run; a model that stands alone takes text and label.
+    let rows = "the great film,positive\nawful film,negative\n";
+    std::fs::write(at("new.csv"), format!("review,opinion\n{rows}")).unwrap();
+    std::fs::write(at("plain.csv"), format!("text,label\n{rows}")).unwrap();
+    let alone = at("alone");
+    std::fs::create_dir(&alone).unwrap();
+    for file in std::fs::read_dir(&model).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), Path::new(&alone).join(file.file_name())).unwrap();
+    }
+    let mut measures = Vec::new();
+    for (model, data) in [
+        (&model, "new.csv"),
+        (&run, "new.csv"),
+        (&alone, "plain.csv"),
+    ] {
+        measures.push(succeeds(&["eval", "--model", model, "--data", &at(data)]));
+    }
+    assert!(measures[0].contains("accuracy 1.000000"), "{measures:?}");
+    assert!(measures.iter().all(|m| *m == measures[0]), "{measures:?}");
+    let message = fails(&["eval", "--model", &alone, "--data", &at("new.csv")], 1);
+    assert!(message.contains("no column \"text\" among"), "{message}");
 
     std::fs::write(at("new.txt"), "poor film\nfine the film\n").unwrap();
     let out = at("labels.csv");
@@ -124,6 +139,25 @@ fn a_classifier_is_trained_measured_and_used() {
     assert!(
         labels[1].starts_with("1,negative,") && labels[2].starts_with("2,positive,"),
         "{labels:?}"
+    );
+
+    // A table's header is no text.
+    let from_table = at("from-table.csv");
+    let args = [
+        "predict",
+        "--model",
+        &model,
+        "--data",
+        &at("new.csv"),
+        "--out",
+        &from_table,
+    ];
+    succeeds(&[&args[..], &["--quiet"]].concat());
+    let rows = std::fs::read_to_string(&from_table).unwrap();
+    let rows: Vec<&str> = rows.lines().skip(1).collect();
+    assert!(
+        rows.len() == 2 && rows[0].starts_with("1,positive,") && rows[1].starts_with("2,negative,"),
+        "{rows:?}"
     );
 
     // Without a classifier, the same command gives vectors of length 1.

@@ -4,7 +4,13 @@
 //! (`models--ORG--NAME`) with `refs/REVISION`, a text file that names a commit, and
 //! `snapshots/COMMIT`, whose files are links. `HF_HUB_CACHE` says where it is, else `HF_HOME/hub`,
 //! else `XDG_CACHE_HOME/huggingface/hub`, else `~/.cache/huggingface/hub`. What lies there is used
-//! without a network.
+//! without a network. What does not is fetched in a build with the feature `hub` (`download.rs`),
+//! from `HF_ENDPOINT`, with the token in `HF_TOKEN`, unless `HF_HUB_OFFLINE` is 1.
+
+#[cfg(feature = "hub")]
+mod download;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +21,7 @@ use crate::weights::{Weights, find_in};
 
 /// The directory of a model: `id_or_path` itself where there is such a directory (or file), else
 /// the snapshot in the cache of the hub's model `ORG/NAME` at `revision` (a branch, a tag or a
-/// commit; `main` when `None`).
+/// commit; `main` when `None`), which is fetched first where this build can.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -32,7 +38,15 @@ pub fn resolve(id_or_path: &str, revision: Option<&str>) -> Result<PathBuf> {
     Hub::from_env().resolve(id_or_path, revision)
 }
 
-/// Where the cache of the hub is.
+/// Whether downloads show bars on a terminal.
+static PROGRESS: AtomicBool = AtomicBool::new(true);
+
+/// Has downloads show a bar on standard error where that is a terminal (as they do), or be quiet.
+pub fn set_progress(shown: bool) {
+    PROGRESS.store(shown, Ordering::Relaxed);
+}
+
+/// Where the cache of the hub is, and the hub.
 ///
 /// ```
 /// use entrenar_io::hub::Hub;
@@ -42,6 +56,9 @@ pub fn resolve(id_or_path: &str, revision: Option<&str>) -> Result<PathBuf> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hub {
     cache: Option<PathBuf>,
+    #[cfg(feature = "hub")]
+    remote: download::Remote,
+    offline: bool,
 }
 
 impl Hub {
@@ -58,13 +75,24 @@ impl Hub {
             .or_else(|| Some(path("XDG_CACHE_HOME")?.join("huggingface/hub")))
             .or_else(|| Some(path("HOME")?.join(".cache/huggingface/hub")))
             .or_else(|| Some(path("USERPROFILE")?.join(".cache/huggingface/hub")));
-        Hub { cache }
+        let word = |name| var(name).filter(|v| !v.is_empty());
+        let offline = word("HF_HUB_OFFLINE")
+            .is_some_and(|v| ["1", "on", "yes", "true"].contains(&v.to_ascii_lowercase().as_str()));
+        Hub {
+            cache,
+            #[cfg(feature = "hub")]
+            remote: download::Remote::from_vars(word),
+            offline,
+        }
     }
 
-    /// With its cache in a directory of your choice.
+    /// With its cache in a directory of your choice; nothing is fetched.
     pub fn at(cache: impl Into<PathBuf>) -> Hub {
         Hub {
             cache: Some(cache.into()),
+            #[cfg(feature = "hub")]
+            remote: download::Remote::from_vars(|_| None),
+            offline: true,
         }
     }
 
@@ -115,9 +143,17 @@ impl Hub {
                 cache.display()
             ),
         };
+        #[cfg(feature = "hub")]
+        if !self.offline {
+            return download::fetch(&self.remote, cache, id_or_path, revision);
+        }
+        let way = match (cfg!(feature = "hub"), self.offline) {
+            (true, _) => "; with HF_HUB_OFFLINE=1 nothing is fetched",
+            _ => ", or use a build with the feature `hub`, which fetches it",
+        };
         Err(Error::other(format!(
             "`{id_or_path}`: {problem}. Fetch it with `hf download {id_or_path} --revision \
-             {revision}`, or give the directory of a copy"
+             {revision}`, or give the directory of a copy{way}"
         )))
     }
 }

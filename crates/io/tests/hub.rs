@@ -58,6 +58,12 @@ fn what_cannot_be_found_is_explained() {
     assert!(e.contains("does not hold revision main"), "{e}");
     assert!(e.contains("hf download org/other --revision main"), "{e}");
     assert!(e.contains(dir.path().to_str().unwrap()), "{e}");
+    // How this build could have it.
+    let way = match cfg!(feature = "hub") {
+        true => "HF_HUB_OFFLINE=1",
+        false => "a build with the feature `hub`",
+    };
+    assert!(e.contains(way), "{e}");
     for path in [
         "./no/such",
         "/no/such",

@@ -18,6 +18,12 @@ adapter: {}
 data: {path: train.jsonl, validation: 0.1}
 train: {max_steps: 10}
 ";
+const MASKED: &str = "
+task: masked-lm
+model: {base: some/model}
+data: {path: text.txt, validation: 0.1}
+train: {max_steps: 10}
+";
 const TABLE: &str = "
 task: classification
 model: {architecture: mlp}
@@ -57,7 +63,7 @@ fn bad(text: &str, sets: &[&str]) -> String {
 /// Every task, architecture, optimizer, schedule and policy at least once.
 fn every_kind_of_config() -> Vec<Config> {
     let mut out = Vec::new();
-    for base in [TEXT, SFT, TABLE, IMAGES, NUMBERS] {
+    for base in [TEXT, SFT, MASKED, TABLE, IMAGES, NUMBERS] {
         for optimizer in ["adamw", "adam", "sgd"] {
             for schedule in [
                 "{name: constant, warmup_ratio: 0.1}",
@@ -357,7 +363,7 @@ fn every_described_key_reaches_its_struct() {
         let set = format!("{path}={text}");
         let mut reached = false;
         let mut errors = String::new();
-        for base in [TEXT, SFT, TABLE, IMAGES, NUMBERS] {
+        for base in [TEXT, SFT, MASKED, TABLE, IMAGES, NUMBERS] {
             for name in ["adamw", "sgd"] {
                 let name = format!("optimizer.name={name}");
                 let mut sets = vec![
@@ -497,6 +503,8 @@ fn starters_pass_the_parser_and_the_schema() {
     for (task, hint) in [
         (Task::LanguageModel, None),
         (Task::Sft, None),
+        (Task::MaskedLm, None),
+        (Task::SequenceClassification, None),
         (Task::Classification, None),
         (Task::Regression, None),
         (Task::Classification, Some(&table)),

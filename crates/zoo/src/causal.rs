@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use entrenar_core::ops::attention::AttentionOptions;
 use entrenar_core::ops::loss::Reduction;
 use entrenar_core::{DType, Error, Result, Tensor};
 use entrenar_nn::{Ctx, Module, Parameter};
 
 use crate::KvCache;
+use crate::decoder::{LayerCache, band};
 
 /// What a language model is given besides the tokens.
 #[derive(Default)]
@@ -17,7 +19,8 @@ pub struct LmInput<'a> {
     /// Broadcasts to `[batch, heads, time, seen]`: true where a query may see a key. Causality is
     /// added to it.
     pub mask: Option<&'a Tensor>,
-    /// Keys and values of earlier positions; this call's are appended.
+    /// Keys and values of earlier positions; this call's are appended. After
+    /// [`KvCache::set_lengths`] each row goes on at its own position.
     pub cache: Option<&'a mut KvCache>,
     /// Where several sequences share a row: the lengths of those of each row. Positions start again
     /// at 0 in each and none sees another, so that the result is that of each alone; what is left
@@ -38,6 +41,8 @@ pub(crate) struct Context<T> {
     pub before: usize,
     /// Sequences that share the row.
     pub packed: Option<Packed>,
+    /// Rows of different lengths in the cache.
+    pub ragged: Option<Ragged>,
 }
 
 /// Refuses to change a layer that a recorded computation still refers to.
@@ -75,6 +80,12 @@ pub trait CausalLm: Module {
     /// Whether [`LmInput::cache`] is understood.
     fn has_cache(&self) -> bool {
         true
+    }
+
+    /// Whether a text goes on beyond the context, each token seeing the last `context` ones from
+    /// position 0, rather than end there. A cache is of no use then.
+    fn slides(&self) -> bool {
+        !self.has_cache()
     }
 
     /// The logits of vectors that [`CausalLm::features`] gave.
@@ -208,6 +219,114 @@ impl Packed {
             _ => Tensor::concat(&parts.iter().collect::<Vec<_>>(), 2),
         }
     }
+}
+
+/// New positions of rows whose lengths in the cache differ, as one long row: all rows one after
+/// another, `[1, rows · time]`, except in attention.
+pub(crate) struct Ragged {
+    /// What each row has in the cache.
+    pub starts: Vec<usize>,
+    time: usize,
+    /// Positions of the long row.
+    pub positions: Vec<usize>,
+}
+
+impl Ragged {
+    /// What the cache of `input` says, if its rows have lengths of their own.
+    ///
+    /// # Errors
+    /// When the tokens `[batch, time]` are not as many rows, a row would pass `context`, or
+    /// positions or a mask are given too.
+    pub fn of(
+        name: &str,
+        tokens: &Tensor,
+        input: &LmInput<'_>,
+        context: usize,
+    ) -> Result<Option<Ragged>> {
+        let Some(starts) = input.cache.as_ref().and_then(|cache| cache.lengths()) else {
+            return Ok(None);
+        };
+        let &[batch, time] = tokens.dims() else {
+            return Err(Error::shape(name, "tokens [batch, time]", tokens.shape()));
+        };
+        if input.positions.is_some() || input.mask.is_some() {
+            return Err(Error::argument(
+                name,
+                "a cache whose rows have their own lengths alone",
+                "positions or a mask besides",
+            ));
+        }
+        if starts.len() != batch {
+            let want = format!("{} rows, as the cache", starts.len());
+            return Err(Error::argument(name, want, batch));
+        }
+        if let Some(start) = starts.iter().find(|s| **s + time > context) {
+            return Err(Error::argument(
+                name,
+                format!("positions below the context of {context}"),
+                format!("position {}", start + time - 1),
+            ));
+        }
+        Ok(Some(Ragged {
+            positions: starts.iter().flat_map(|s| *s..s + time).collect(),
+            starts: starts.to_vec(),
+            time,
+        }))
+    }
+
+    /// `[1, heads, rows · time, size]` as `[rows, heads, time, size]`.
+    pub fn rows(&self, x: &Tensor) -> Result<Tensor> {
+        let (heads, size) = (x.dims()[1], x.dims()[3]);
+        x.reshape([heads, self.starts.len(), self.time, size])?
+            .transpose(0, 1)
+    }
+
+    /// Which of the `seen` keys each new position may see, through a window where there is one.
+    pub fn options(&self, seen: usize, window: Option<usize>) -> Result<AttentionOptions> {
+        let (rows, time) = (self.starts.len(), self.time);
+        let mut options = AttentionOptions::default();
+        if time == 1 && window.is_none_or(|w| w >= seen) {
+            let lengths = self.starts.iter().map(|s| *s as i64 + 1).collect();
+            options.lengths = Some(Tensor::from_vec(lengths, [rows])?);
+        } else {
+            let mut sees = Vec::with_capacity(rows * time * seen);
+            for at in &self.positions {
+                let first = window.map_or(0, |w| (at + 1).saturating_sub(w));
+                sees.extend((0..seen).map(|key| key >= first && key <= *at));
+            }
+            options.mask = Some(Tensor::from_vec(sees, [rows, 1, time, seen])?);
+        }
+        Ok(options)
+    }
+}
+
+/// Attention over what `rows` hold and the new keys and values `[batch, heads, time, size]`, which
+/// are appended; `before` positions were there. With `ragged`, all rows are one long one.
+pub(crate) fn attend_cached(
+    [q, k, v]: [&Tensor; 3],
+    rows: &mut LayerCache,
+    ragged: Option<&Ragged>,
+    before: usize,
+) -> Result<Tensor> {
+    if let Some(ragged) = ragged {
+        let (k, v) = (ragged.rows(k)?, ragged.rows(v)?);
+        let (k, v) = rows.append(&k, &v, Some(&ragged.starts))?;
+        let options = ragged.options(k.dims()[2], None)?;
+        return ragged
+            .rows(q)?
+            .scaled_dot_product_attention(&k, &v, &options);
+    }
+    let time = q.dims()[2];
+    let (k, v) = rows.append(k, v, None)?;
+    let aligned = before == 0 || time == 1;
+    let mask = (!aligned).then(|| band(time, k.dims()[2], before, None));
+    let options = AttentionOptions {
+        mask: mask.transpose()?,
+        // One query sees all that is there.
+        causal: aligned && time > 1,
+        ..Default::default()
+    };
+    q.scaled_dot_product_attention(&k, &v, &options)
 }
 
 /// (batch, time) of a call and the position of each column.

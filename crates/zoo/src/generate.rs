@@ -2,7 +2,8 @@
 //!
 //! The order is the usual one: repetition penalty, temperature, then the `top_k` likeliest, then
 //! the smallest set with probability `top_p`, then a draw. Draw number i is a function of (seed, i)
-//! alone, so a seed names a text. Models that keep a cache compute one position per token.
+//! alone, so a seed names a text. Models that keep a cache compute one position per token; texts of
+//! one batch share that work.
 
 use entrenar_core::{Error, Result, Tensor, no_grad};
 use entrenar_nn::Ctx;
@@ -44,8 +45,8 @@ impl Default for Sampling {
 }
 
 /// Continues `tokens`, calling `on_token` with each new one; generation ends early when it returns
-/// `false`, before a token of `stop`, and when a model with a cache has reached its context. A
-/// model without a cache sees the last `context` tokens. Returns all tokens.
+/// `false`, before a token of `stop`, and when a model has reached its context, unless it
+/// [slides](CausalLm::slides): then it sees the last `context` tokens. Returns all tokens.
 ///
 /// # Errors
 /// When there is no token to start from, a setting is impossible, or a token is outside the
@@ -68,33 +69,89 @@ pub fn generate(
     sampling: &Sampling,
     on_token: &mut dyn FnMut(u32) -> bool,
 ) -> Result<Vec<u32>> {
-    if tokens.is_empty() {
+    let mut all = generate_batch(model, &[tokens], &[sampling.seed], sampling, &mut |_, t| {
+        on_token(t)
+    })?;
+    Ok(all.pop().unwrap_or_default())
+}
+
+/// Continues several texts at once: [`generate`] of each `prompts[i]` with the seed `seeds[i]`
+/// (`sampling.seed` is not used), in a batch whose rows may differ in length and end on their own.
+/// `on_token` is given the number of the text and its new token, and ends this text with `false`.
+///
+/// A row is computed as it would be alone, up to the rounding of products of more rows: tokens are
+/// the same unless two of them are equally likely to six digits.
+///
+/// # Errors
+/// As [`generate`], or when there is not one seed per prompt.
+///
+/// ```
+/// use entrenar_zoo::{Gpt, GptConfig, Sampling, generate, generate_batch};
+/// use entrenar_nn::Init;
+/// let config = GptConfig { vocabulary: 5, context: 4, layers: 1, heads: 2, width: 8, ..Default::default() };
+/// let model = Gpt::new(config, &mut Init::new(0))?;
+/// let sampling = Sampling { max_new_tokens: 6, ..Default::default() };
+/// let texts = generate_batch(&model, &[&[1], &[2, 3]], &[0, 7], &sampling, &mut |_, _| true)?;
+/// let alone = Sampling { seed: 7, ..sampling };
+/// assert_eq!(texts[1], generate(&model, &[2, 3], &alone, &mut |_| true)?);
+/// # Ok::<(), entrenar_core::Error>(())
+/// ```
+pub fn generate_batch(
+    model: &dyn CausalLm,
+    prompts: &[&[u32]],
+    seeds: &[u64],
+    sampling: &Sampling,
+    on_token: &mut dyn FnMut(usize, u32) -> bool,
+) -> Result<Vec<Vec<u32>>> {
+    if prompts.iter().any(|tokens| tokens.is_empty()) {
         return Err(Error::argument(
             "generate",
             "at least one token to continue",
             "none",
         ));
     }
+    if seeds.len() != prompts.len() {
+        let want = format!("{} seeds, one per prompt", prompts.len());
+        return Err(Error::argument("generate", want, seeds.len()));
+    }
     check(sampling)?;
-    let rng = entrenar_base::Philox::new(sampling.seed, 0x6765_6e65);
+    let mut texts: Vec<Vec<u32>> = prompts.iter().map(|tokens| tokens.to_vec()).collect();
+    let draws = |row: usize| entrenar_base::Philox::new(seeds[row], 0x6765_6e65);
     let mut cache = model.has_cache().then(|| KvCache::new(model.layers()));
-    let mut all = tokens.to_vec();
+    // The texts that go on; the rows of the batch and of the cache.
+    let room = |text: &Vec<u32>| model.slides() || text.len() <= model.context();
+    let mut live: Vec<usize> = (0..texts.len()).filter(|i| room(&texts[*i])).collect();
     for i in 0..sampling.max_new_tokens {
-        if cache.is_some() && all.len() > model.context() {
+        if live.is_empty() {
             break;
         }
-        let mut logits = last_logits(model, &all, cache.as_mut())?;
-        penalize(&mut logits, &all, sampling.repetition_penalty);
-        let next = choose(&logits, sampling, rng.uniform64(i as u64))?;
-        if sampling.stop.contains(&next) {
-            break;
+        // Beyond the context every position moves: nothing that was kept holds any more.
+        if model.slides() && live.iter().any(|row| texts[*row].len() > model.context()) {
+            cache = None;
         }
-        all.push(next);
-        if !on_token(next) {
-            break;
+        let rows: Vec<&[u32]> = live.iter().map(|row| texts[*row].as_slice()).collect();
+        let logits = last_logits(model, &rows, cache.as_mut())?;
+        let mut kept = Vec::with_capacity(live.len());
+        for (place, (&row, mut logits)) in live.iter().zip(logits).enumerate() {
+            let text = &mut texts[row];
+            penalize(&mut logits, text, sampling.repetition_penalty);
+            let next = choose(&logits, sampling, draws(row).uniform64(i as u64))?;
+            if sampling.stop.contains(&next) {
+                continue;
+            }
+            text.push(next);
+            if on_token(row, next) && room(text) {
+                kept.push(place);
+            }
+        }
+        if kept.len() < live.len() {
+            live = kept.iter().map(|place| live[*place]).collect();
+            if let Some(cache) = &mut cache {
+                cache.keep_rows(&kept)?;
+            }
         }
     }
-    Ok(all)
+    Ok(texts)
 }
 
 fn check(sampling: &Sampling) -> Result<()> {
@@ -124,26 +181,53 @@ fn check(sampling: &Sampling) -> Result<()> {
     Ok(())
 }
 
-/// The logits of what follows the last of `all`; the cache holds a beginning of it and is brought
-/// up to date.
-fn last_logits(model: &dyn CausalLm, all: &[u32], cache: Option<&mut KvCache>) -> Result<Vec<f64>> {
-    let seen = match &cache {
-        Some(cache) => cache.len(),
-        None => all.len().saturating_sub(model.context()),
-    };
-    let window: Vec<i64> = all[seen..].iter().map(|&t| i64::from(t)).collect();
-    let count = window.len();
-    let input = Tensor::from_vec(window, [1, count])?;
+/// The logits of what follows each text; the cache holds a beginning of each and is brought up to
+/// date. Texts of different lengths are filled up at the end, where nothing before sees it.
+fn last_logits(
+    model: &dyn CausalLm,
+    texts: &[&[u32]],
+    mut cache: Option<&mut KvCache>,
+) -> Result<Vec<Vec<f64>>> {
+    let new: Vec<&[u32]> = texts
+        .iter()
+        .enumerate()
+        .map(|(row, text)| match &cache {
+            Some(cache) => &text[cache.lengths().map_or(cache.len(), |l| l[row])..],
+            None => &text[text.len().saturating_sub(model.context())..],
+        })
+        .collect();
+    let time = new.iter().map(|part| part.len()).max().unwrap_or(0);
+    let uneven = new.iter().any(|part| part.len() < time);
+    let mut tokens = Vec::with_capacity(new.len() * time);
+    for part in &new {
+        tokens.extend(part.iter().map(|&t| i64::from(t)));
+        tokens.resize(tokens.len() + time - part.len(), 0);
+    }
+    let input = Tensor::from_vec(tokens, [new.len(), time])?;
     no_grad(|| {
         let cx = &mut Ctx::eval();
         let given = LmInput {
-            cache,
+            cache: cache.as_deref_mut(),
             ..Default::default()
         };
         let x = model.features(&input, given, cx)?;
-        // Only the last position decides.
-        let logits = model.logits(&x.narrow(1, count - 1, 1)?, cx)?;
-        Ok(logits.array().to_f64_vec())
+        if let (Some(cache), true) = (cache, uneven) {
+            cache.set_lengths(texts.iter().map(|text| text.len()).collect())?;
+        }
+        // Only the last position of each text decides.
+        let x = if uneven {
+            let last = new.iter().enumerate();
+            let last: Vec<i64> = last
+                .map(|(row, part)| (row * time + part.len() - 1) as i64)
+                .collect();
+            let index = Tensor::from_vec(last, [new.len()])?;
+            x.flatten(0, 1)?.index_select(0, &index)?.unsqueeze(1)?
+        } else {
+            x.narrow(1, time - 1, 1)?
+        };
+        let logits = model.logits(&x, cx)?.array().to_f64_vec();
+        let width = logits.len() / new.len().max(1);
+        Ok(logits.chunks(width.max(1)).map(<[f64]>::to_vec).collect())
     })
 }
 

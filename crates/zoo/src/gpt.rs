@@ -10,7 +10,8 @@ use entrenar_nn::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::causal::{CausalLm, LmInput};
+use crate::KvCache;
+use crate::causal::{CausalLm, LmInput, Ragged, attend_cached, columns};
 
 /// Sizes of a [`Gpt`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -165,6 +166,54 @@ impl Gpt {
         cx.call("ln", &self.ln, &x)
     }
 
+    /// [`Gpt::features`] of positions after those of a cache, which they are added to.
+    fn continued(&self, tokens: &Tensor, cache: &mut KvCache, cx: &mut Ctx) -> Result<Tensor> {
+        let (c, before) = (&self.config, cache.len());
+        let input = LmInput {
+            cache: Some(&mut *cache),
+            ..Default::default()
+        };
+        let ragged = Ragged::of("gpt", tokens, &input, c.context)?;
+        let (batch, time, mut positions) = columns("gpt", tokens, &input, c.context)?;
+        // Rows of different lengths are one long row, except in attention.
+        let [rows, length] = match &ragged {
+            Some(ragged) => {
+                positions.clone_from(&ragged.positions);
+                [1, batch * time]
+            }
+            None => [batch, time],
+        };
+        let positions = positions.into_iter().map(|p| p as i64).collect();
+        let positions = Tensor::from_vec(positions, [length])?;
+        let tokens = tokens.reshape([rows, length])?;
+        let x = cx.call("wte", &self.wte, &tokens)?;
+        let mut x = x.add(&cx.call("wpe", &self.wpe, &positions)?)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            let kept = cache.layer(i)?;
+            x = cx.scope("blocks", |cx| {
+                cx.scope(&i.to_string(), |cx| {
+                    let h = cx.call("ln1", &block.ln1, &x)?;
+                    let joint = cx.scope("attn", |cx| cx.call("qkv", &block.attn.qkv, &h))?;
+                    let head = |part: usize| {
+                        joint
+                            .narrow(-1, part * c.width, c.width)?
+                            .reshape([rows, length, c.heads, c.width / c.heads])?
+                            .transpose(1, 2)
+                    };
+                    let (q, k, v) = (head(0)?, head(1)?, head(2)?);
+                    let y = attend_cached([&q, &k, &v], kept, ragged.as_ref(), before)?;
+                    let y = y.transpose(1, 2)?.reshape([rows, length, c.width])?;
+                    let x = block.attn.proj.onto(&y, &x)?;
+                    let h = cx.call("ln2", &block.ln2, &x)?;
+                    cx.scope("mlp", |cx| block.mlp.onto(&h, &x, cx))
+                })
+            })?;
+        }
+        cache.advance(time);
+        let x = cx.call("ln", &self.ln, &x)?;
+        x.reshape([batch, time, c.width])
+    }
+
     /// The mean cross-entropy of `targets` (`[batch, time]`) given the tokens.
     ///
     /// # Errors
@@ -186,18 +235,17 @@ impl Gpt {
 
 impl CausalLm for Gpt {
     fn features(&self, tokens: &Tensor, input: LmInput<'_>, cx: &mut Ctx) -> Result<Tensor> {
-        if input.positions.is_some()
-            || input.mask.is_some()
-            || input.cache.is_some()
-            || input.segments.is_some()
-        {
+        if input.positions.is_some() || input.mask.is_some() || input.segments.is_some() {
             return Err(Error::argument(
                 "gpt",
-                "tokens alone",
-                "positions, a mask, a cache or segments",
+                "tokens alone, or with a cache",
+                "positions, a mask or segments",
             ));
         }
-        Gpt::features(self, tokens, cx)
+        match input.cache {
+            Some(cache) => self.continued(tokens, cache, cx),
+            None => Gpt::features(self, tokens, cx),
+        }
     }
 
     fn head(&self) -> &Parameter {
@@ -212,8 +260,8 @@ impl CausalLm for Gpt {
         self.config.context
     }
 
-    fn has_cache(&self) -> bool {
-        false
+    fn slides(&self) -> bool {
+        true
     }
 }
 

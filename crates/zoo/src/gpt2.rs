@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::KvCache;
 use crate::build::Builder;
-use crate::causal::{CausalLm, Context, LmInput, Packed, columns, unshared};
+use crate::causal::{CausalLm, Context, LmInput, Packed, Ragged, attend_cached, columns, unshared};
 use crate::decoder::{LayerCache, band};
 use crate::keys::Keys;
 
@@ -199,13 +199,18 @@ impl Gpt2Attention {
         };
         let q = split(&parts[0])?;
         let (k, v) = (split(&parts[1])?, split(&parts[2])?);
-        let (k, v) = match cache {
-            Some(cache) => cache.append(&k, &v)?,
-            None => (k, v),
-        };
-        let y = match &shared.packed {
-            Some(packed) => packed.attend([&q, &k, &v], |part| self.attend(part, None, 0, cx))?,
-            None => self.attend([&q, &k, &v], shared.mask.as_ref(), shared.before, cx)?,
+        let y = match (&shared.packed, &shared.ragged, cache) {
+            (Some(packed), ..) => {
+                packed.attend([&q, &k, &v], |part| self.attend(part, None, 0, cx))?
+            }
+            (_, Some(ragged), Some(cache)) => {
+                attend_cached([&q, &k, &v], cache, Some(ragged), shared.before)?
+            }
+            (.., Some(cache)) => {
+                let (k, v) = cache.append(&k, &v, None)?;
+                self.attend([&q, &k, &v], shared.mask.as_ref(), shared.before, cx)?
+            }
+            (.., None) => self.attend([&q, &k, &v], shared.mask.as_ref(), shared.before, cx)?,
         };
         let y = y.transpose(1, 2)?.reshape([batch, time, width])?;
         let y = cx.call("c_proj", &self.c_proj, &y)?;
@@ -361,15 +366,17 @@ impl CausalLm for Gpt2 {
     fn features(&self, tokens: &Tensor, input: LmInput<'_>, cx: &mut Ctx) -> Result<Tensor> {
         let before = input.cache.as_ref().map_or(0, |c| c.len());
         let packed = Packed::of("gpt2", tokens, &input, self.config.n_positions)?;
+        let ragged = Ragged::of("gpt2", tokens, &input, self.config.n_positions)?;
         // What is packed may be longer than the context as a whole.
         let context = match packed {
             Some(_) => usize::MAX,
             None => self.config.n_positions,
         };
         let (batch, time, mut positions) = columns("gpt2", tokens, &input, context)?;
-        let tokens = &match &packed {
-            Some(packed) => {
-                positions.clone_from(&packed.positions);
+        let long = packed.as_ref().map(|p| &p.positions);
+        let tokens = &match long.or(ragged.as_ref().map(|r| &r.positions)) {
+            Some(long) => {
+                positions.clone_from(long);
                 tokens.reshape([1, batch * time])?
             }
             None => tokens.clone(),
@@ -382,6 +389,7 @@ impl CausalLm for Gpt2 {
             mask: input.mask.cloned(),
             before,
             packed,
+            ragged,
         });
         let checkpoint = input.checkpoint && input.cache.is_none();
         let mut cache: Option<&mut KvCache> = input.cache;
@@ -402,6 +410,9 @@ impl CausalLm for Gpt2 {
                         inner.forward(x, &shared, None, cx)
                     })
                 })?;
+            }
+            if let Some(cache) = cache {
+                cache.advance(time);
             }
             let x = cx.call("ln_f", &model.ln_f, &x)?;
             x.reshape([batch, time, self.config.n_embd])

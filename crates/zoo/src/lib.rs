@@ -41,7 +41,7 @@ pub use causal::{CausalLm, LmInput};
 pub use chat::ChatTemplate;
 pub use cnn::{Cnn, CnnConfig};
 pub use decoder::{Decoder, DecoderConfig, KvCache};
-pub use generate::{Sampling, generate};
+pub use generate::{Sampling, generate, generate_batch};
 pub use gpt::{Gpt, GptConfig};
 pub use gpt2::{Gpt2, Gpt2Config};
 pub use mlp::{Mlp, MlpConfig};

@@ -242,6 +242,28 @@ impl Bert {
         Ok(config.max_position_embeddings)
     }
 
+    /// The encoder in a directory with a head for hidden words, to be trained, and the names of the
+    /// parameters that begin afresh: none where the directory has such a head.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::open`].
+    pub fn open_for_words(
+        directory: impl AsRef<Path>,
+        dtype: Option<DType>,
+        init: Init,
+    ) -> Result<(Bert, Vec<String>)> {
+        let directory = directory.as_ref();
+        let config = BertConfig::from_json(&read_config(directory)?)?.with_words();
+        let mut arrays = modern_names(Weights::open(directory)?.tensors()?, config.head);
+        arrays.retain(|(name, _)| !name.starts_with("classifier."));
+        let named = |e: Error| e.context(directory.display());
+        let mut builder = Builder::given(arrays, dtype).with_fresh(init, &["cls."]);
+        let model = Bert::new(config, &mut builder).map_err(named)?;
+        let made = builder.made().to_vec();
+        builder.finish(|_| false).map_err(named)?;
+        Ok((model, made))
+    }
+
     /// The encoder in a directory with a head for the classes `labels`, to be trained, and the names
     /// of the parameters that begin afresh. A directory that already classifies into the same
     /// labels, in this order, keeps its head, and nothing begins afresh.

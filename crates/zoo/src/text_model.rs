@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::build::Exchange;
 use crate::pretrained::{LanguageModel, read_config};
-use crate::{ChatTemplate, LmInput, Sampling, Tokenizer, generate};
+use crate::{ChatTemplate, LmInput, Sampling, Tokenizer, generate_batch};
 
 /// A language model and its tokenizer.
 pub struct TextModel {
@@ -114,37 +114,82 @@ impl TextModel {
         sampling: &Sampling,
         mut on_text: impl FnMut(&str) -> bool,
     ) -> Result<()> {
+        self.continue_batch(&[tokens], &[sampling.seed], sampling, |_, text| {
+            on_text(text)
+        })
+    }
+
+    /// Continues several prompts in one batch, each with its own seed (`sampling.seed` is not used);
+    /// `on_text` is given the number of the prompt and new text, and ends this text with `false`.
+    /// Each text is what [`TextModel::generate`] makes of the prompt alone with this seed.
+    ///
+    /// # Errors
+    /// As [`TextModel::generate`], naming the prompt.
+    pub fn generate_batch(
+        &self,
+        prompts: &[&str],
+        seeds: &[u64],
+        sampling: &Sampling,
+        on_text: impl FnMut(usize, &str) -> bool,
+    ) -> Result<()> {
+        let encode = |prompt: &&str| self.tokenizer.encode(prompt, true);
+        let tokens = prompts.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+        self.continue_batch(&tokens, seeds, sampling, on_text)
+    }
+
+    fn continue_batch(
+        &self,
+        prompts: &[&[u32]],
+        seeds: &[u64],
+        sampling: &Sampling,
+        mut on_text: impl FnMut(usize, &str) -> bool,
+    ) -> Result<()> {
         let model = self.model.as_causal();
-        if tokens.len() >= model.context() {
-            return Err(Error::argument(
-                "generate",
-                format!("a prompt below the model's context of {}", model.context()),
-                format!("{} tokens", tokens.len()),
-            ));
+        let mut streams = Vec::with_capacity(prompts.len());
+        for (i, tokens) in prompts.iter().enumerate() {
+            let of = match prompts.len() {
+                1 => String::new(),
+                _ => format!(" in prompt {}", i + 1),
+            };
+            if tokens.is_empty() {
+                let want = "at least one token to continue";
+                return Err(Error::argument("generate", want, format!("none{of}")));
+            }
+            if tokens.len() >= model.context() {
+                return Err(Error::argument(
+                    "generate",
+                    format!("a prompt below the model's context of {}", model.context()),
+                    format!("{} tokens{of}", tokens.len()),
+                ));
+            }
+            let mut stream = self.tokenizer.stream(true);
+            // Text of the first new token depends on what stands before it.
+            for &token in *tokens {
+                stream.push(token)?;
+            }
+            stream.finish()?;
+            streams.push((stream, true));
         }
         let mut sampling = sampling.clone();
         sampling.stop.extend(&self.eos);
-        let mut stream = self.tokenizer.stream(true);
-        // Text of the first new token depends on what stands before it.
-        for &token in tokens {
-            stream.push(token)?;
-        }
-        stream.finish()?;
         let mut fault = None;
-        let mut go_on = true;
-        generate(model, tokens, &sampling, &mut |token| {
+        generate_batch(model, prompts, seeds, &sampling, &mut |row, token| {
+            let (stream, go_on) = &mut streams[row];
             match stream.push(token) {
-                Ok(text) => go_on = text.is_empty() || on_text(&text),
+                Ok(text) => *go_on = text.is_empty() || on_text(row, &text),
                 Err(e) => fault = Some(e),
             }
-            go_on && fault.is_none()
+            *go_on && fault.is_none()
         })?;
         if let Some(e) = fault {
             return Err(e);
         }
-        let rest = stream.finish()?;
-        if go_on && !rest.is_empty() {
-            on_text(&rest);
+        for (row, (mut stream, go_on)) in streams.into_iter().enumerate() {
+            let rest = stream.finish()?;
+            if go_on && !rest.is_empty() {
+                on_text(row, &rest);
+            }
         }
         Ok(())
     }

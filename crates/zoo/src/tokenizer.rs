@@ -31,6 +31,7 @@ pub struct Tokenizer {
     eos: Option<SpecialToken>,
     pad: Option<SpecialToken>,
     unk: Option<SpecialToken>,
+    mask: Option<SpecialToken>,
     chat_template: Option<String>,
     config: Map<String, Value>,
     /// The contents of `tokenizer.json` where there is no such file.
@@ -112,6 +113,7 @@ impl Tokenizer {
             eos: special("eos_token"),
             pad: special("pad_token"),
             unk: special("unk_token"),
+            mask: special("mask_token"),
             chat_template,
             inner,
             directory: directory.to_path_buf(),
@@ -247,6 +249,11 @@ impl Tokenizer {
     /// Stands for what the vocabulary lacks.
     pub fn unk(&self) -> Option<&SpecialToken> {
         self.unk.as_ref()
+    }
+
+    /// Stands for a hidden word.
+    pub fn mask(&self) -> Option<&SpecialToken> {
+        self.mask.as_ref()
     }
 
     /// The Jinja text of the chat template.

@@ -1,7 +1,7 @@
 //! `entrenar eval`: the loss and metrics of a trained model on all of some data.
 
 use super::train::fields;
-use super::{Failure, Output, json, print, text_model};
+use super::{Failure, Output, at_hand, json, print, text_model};
 use entrenar::train::trainer::{TextClassifier, TrainedModel, is_text_model};
 use std::path::PathBuf;
 
@@ -21,15 +21,16 @@ pub(crate) struct Args {
 
 /// Prints one line per metric, or one JSON object.
 pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
-    let encoder = TextClassifier::is_in(&args.model);
-    if (is_text_model(&args.model) && !encoder) || args.adapter.is_some() {
+    let model = at_hand(&args.model)?;
+    let encoder = TextClassifier::is_in(&model);
+    if (is_text_model(&model) && !encoder) || args.adapter.is_some() {
         return text(args, output);
     }
     let data = super::text(&args.data)?;
     let evaluation = if encoder {
-        TextClassifier::open(&args.model)?.evaluate(&data)?
+        TextClassifier::open(&model)?.evaluate(&data)?
     } else {
-        TrainedModel::open(&args.model)?.evaluate(&data)?
+        TrainedModel::open(&model)?.evaluate(&data)?
     };
     if output.json {
         return print(&json(&fields(&evaluation))?);

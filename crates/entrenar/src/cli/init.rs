@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Print a commented config to start from: entrenar init language-model > config.yaml
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to train: language-model, sft, sequence-classification, classification or regression
+    /// What to train: language-model, sft, masked-lm, sequence-classification, classification or regression
     #[arg(value_parser = task)]
     task: Task,
     /// The data: a text, a table (.csv, last column = target) or a directory of IDX images
@@ -20,6 +20,7 @@ fn task(text: &str) -> Result<Task, String> {
     let known = [
         ("language-model", Task::LanguageModel),
         ("sft", Task::Sft),
+        ("masked-lm", Task::MaskedLm),
         ("sequence-classification", Task::SequenceClassification),
         ("classification", Task::Classification),
         ("regression", Task::Regression),
@@ -64,7 +65,7 @@ fn hint(path: &Path, task: Task) -> Result<DataHint, Failure> {
         columns: Vec::new(),
     };
     match task {
-        Task::LanguageModel if hint.images => {
+        Task::LanguageModel | Task::MaskedLm if hint.images => {
             return Err(Failure::Usage(format!(
                 "--data: expected a text file, {} is a directory",
                 hint.path

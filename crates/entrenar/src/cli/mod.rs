@@ -22,12 +22,13 @@ pub(crate) use outcome::{Failure, json, print, print_bytes};
 
 use clap::{Parser, Subcommand};
 use entrenar::DType;
+use entrenar::io::hub;
 use entrenar::train::trainer::open_text_model;
 use entrenar::tune::lora::{self, AdapterReport};
 use entrenar::tune::quant;
 use entrenar::zoo::TextModel;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Trains neural networks from one YAML file.
@@ -104,11 +105,21 @@ pub(crate) fn text(path: &Path) -> Result<String, Failure> {
         .ok_or_else(|| Failure::Usage(format!("--data: the path is not UTF-8: {}", path.display())))
 }
 
+/// The directory of a model: the path itself, or for `ORG/NAME` where nothing is there, the hub's model of this name.
+pub(crate) fn at_hand(model: &Path) -> Result<PathBuf, Failure> {
+    match model.to_str() {
+        Some(id) if model.is_relative() && !model.exists() && id.split('/').count() == 2 => {
+            Ok(hub::resolve(id, None)?)
+        }
+        _ => Ok(model.to_owned()),
+    }
+}
+
 /// A published model with its tokenizer, in f32 (weights in 4 bits stay so), and an adapter on it. It
 /// is merged where it changes nothing but the time: into weights in floats, and not into an embedding
 /// that the output layer shares.
 pub(crate) fn text_model(model: &Path, adapter: Option<&Path>) -> Result<TextModel, Failure> {
-    let mut opened = open_text_model(model, Some(DType::F32))?;
+    let mut opened = open_text_model(&at_hand(model)?, Some(DType::F32))?;
     if let Some(adapter) = adapter {
         let report = apply(&mut opened, adapter)?;
         if report.warnings.is_empty() && quant::report(&mut opened.model)?.layers.is_empty() {
@@ -185,6 +196,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         quiet: cli.global.quiet,
         json: cli.global.json,
     };
+    hub::set_progress(!output.quiet);
     match &cli.command {
         Command::Train(args) => train::run(args, output),
         Command::Eval(args) => eval::run(args, output),

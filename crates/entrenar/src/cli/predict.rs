@@ -1,9 +1,9 @@
 //! `entrenar predict`: a model's answer for every row of a file.
 
-use super::{Failure, Output, json, print};
+use super::{Failure, Output, at_hand, json, print};
 use entrenar::train::trainer::{PredictionFormat, TextClassifier, TrainedModel};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Write a model's predictions for every row of a file
 ///
@@ -26,10 +26,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
     // A wrong name is told before the work is done.
     PredictionFormat::of(&args.out)?;
-    if TextClassifier::is_in(&args.model) {
-        return texts(args, output);
+    let directory = at_hand(&args.model)?;
+    if TextClassifier::is_in(&directory) {
+        return texts(args, &directory, output);
     }
-    let model = TrainedModel::open(&args.model)?;
+    let model = TrainedModel::open(&directory)?;
     let rows = model.predict_file(&super::text(&args.data)?, &args.out)?;
     if output.json {
         return print(&json(&json!({"rows": rows, "out": args.out}))?);
@@ -39,8 +40,8 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
 }
 
 /// The answers of an encoder for texts.
-fn texts(args: &Args, output: Output) -> Result<(), Failure> {
-    let model = TextClassifier::open(&args.model)?;
+fn texts(args: &Args, directory: &Path, output: Output) -> Result<(), Failure> {
+    let model = TextClassifier::open(directory)?;
     let rows = model.predict_file(&args.data, &args.out)?;
     if output.json {
         return print(&json(&json!({"rows": rows, "out": args.out}))?);

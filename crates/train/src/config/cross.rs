@@ -252,12 +252,6 @@ fn fine_tuning(resolved: &Json, report: &mut dyn FnMut(&str, String)) {
             "`pissa` needs weights that are not quantized".to_owned(),
         );
     }
-    if word("precision") == Some("bf16") && !adapter {
-        report(
-            "precision",
-            "`bf16` is for weights that are frozen: give `adapter` too".to_owned(),
-        );
-    }
 }
 
 fn columns(resolved: &Json, report: &mut dyn FnMut(&str, String)) {

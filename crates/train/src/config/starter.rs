@@ -58,6 +58,7 @@ fn fixed(task: Task, data: Option<&DataHint>) -> BTreeMap<String, String> {
     let task = match task {
         Task::LanguageModel => super::sections::LANGUAGE_MODEL,
         Task::Sft => super::sections::SFT,
+        Task::MaskedLm => super::sections::MASKED_LM,
         Task::SequenceClassification => super::sections::SEQUENCE_CLASSIFICATION,
         Task::Classification => super::sections::CLASSIFICATION,
         Task::Regression => super::sections::REGRESSION,
@@ -65,7 +66,9 @@ fn fixed(task: Task, data: Option<&DataHint>) -> BTreeMap<String, String> {
     set("task", task.to_owned());
     let architecture = match task {
         super::sections::LANGUAGE_MODEL => "gpt",
-        super::sections::SFT | super::sections::SEQUENCE_CLASSIFICATION => "pretrained",
+        super::sections::SFT
+        | super::sections::MASKED_LM
+        | super::sections::SEQUENCE_CLASSIFICATION => "pretrained",
         _ => "mlp",
     };
     set("model.architecture", architecture.to_owned());

@@ -77,6 +77,17 @@ pub trait Dataset: Send + Sync {
     ///
     /// What building the arrays reports; an index that is not below `len()` may panic.
     fn batch(&self, indices: &[usize]) -> Result<Batch>;
+
+    /// The samples as they are in this epoch, for data that chance changes each time, such as hidden
+    /// words; still a pure function. Evaluations ask for epoch 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dataset::batch`].
+    fn batch_of_epoch(&self, indices: &[usize], epoch: u64) -> Result<Batch> {
+        let _ = epoch;
+        self.batch(indices)
+    }
 }
 
 /// Which part of the data.
@@ -176,8 +187,12 @@ impl<D: Dataset> Dataset for Subset<D> {
     }
 
     fn batch(&self, indices: &[usize]) -> Result<Batch> {
+        self.batch_of_epoch(indices, 0)
+    }
+
+    fn batch_of_epoch(&self, indices: &[usize], epoch: u64) -> Result<Batch> {
         let rows: Vec<usize> = indices.iter().map(|&index| self.rows[index]).collect();
-        self.data.batch(&rows)
+        self.data.batch_of_epoch(&rows, epoch)
     }
 }
 

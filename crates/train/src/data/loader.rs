@@ -254,7 +254,7 @@ fn make(
     // The dataset is immutable and the permutation is rebuilt when its epoch does not match, so a
     // panic leaves nothing half done.
     catch_unwind(AssertUnwindSafe(|| {
-        dataset.batch(&plan.samples(at, permutation))
+        dataset.batch_of_epoch(&plan.samples(at, permutation), at.epoch)
     }))
     .unwrap_or_else(|panic| {
         Err(Error::other(format!(

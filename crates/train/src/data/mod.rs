@@ -7,7 +7,7 @@
 //! Promises: hostile files give one clear error, never a panic or an
 //! allocation larger than the file justifies; the same seed gives the same
 //! batches, whatever the timing, and a loader resumes exactly at any batch.
-//! Files: `files` finds, `csv_file` and `idx` parse, `text`, `text_labels`,
+//! Files: `files` finds, `csv_file` and `idx` parse, `text`, `text_labels`, `masked_text`,
 //! `table` and `image` encode, `dataset` and `order` define, `loader` runs, `open` starts
 //! from a config.
 
@@ -17,6 +17,7 @@ mod files;
 mod idx;
 mod image;
 mod loader;
+mod masked_text;
 mod open;
 mod order;
 mod preprocessing;
@@ -34,6 +35,7 @@ pub use dataset::{Batch, Dataset, Holdout, IGNORED, Parts, Split, Splits};
 pub use files::find_files;
 pub use image::{ImageData, ImagePreprocessing, Images};
 pub use loader::{Epoch, Loader, LoaderConfig};
+pub use masked_text::{MaskedTextData, MaskedTextSpec};
 pub(crate) use open::splits;
 pub use open::{OpenedData, open_data};
 pub use order::{LoaderState, Order};
@@ -42,5 +44,6 @@ pub use scaling::Scaling;
 pub use table::{TableData, TableSpec, TargetKind};
 pub use table_encoding::{Feature, Rows, TablePreprocessing, TargetEncoding};
 pub use text::{CoveringWindows, RandomWindows, TextData, TextUnit, Tokens, read_tokens};
+pub(crate) use text_labels::read_column;
 pub use text_labels::{TextLabelsData, TextLabelsSpec, split_masked};
 pub use tokenizer::{ByteTokenizer, CharTokenizer, Tokenizer};

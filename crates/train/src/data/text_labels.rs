@@ -205,6 +205,22 @@ pub fn split_masked(inputs: &Array) -> Result<(Array, Array)> {
     Ok((part(0)?, part(1)?))
 }
 
+/// The inputs of a batch, for [`split_masked`]: rows padded to the longest, and their masks.
+pub(super) fn join_masked<R: AsRef<[u32]>>(rows: &[R], padding: u32) -> Result<Array> {
+    let padded = TokenRows::new(rows, padding)?;
+    let longest = padded.tokens.dims()[1];
+    let tokens = padded.tokens.array().to_vec::<i64>()?;
+    Array::try_build([rows.len(), 2, longest], |out: &mut [i64]| {
+        let pairs = out.chunks_exact_mut(2 * longest).zip(rows);
+        for ((out, row), tokens) in pairs.zip(tokens.chunks_exact(longest)) {
+            out[..longest].copy_from_slice(tokens);
+            out[longest..].fill(0);
+            out[longest..longest + row.as_ref().len()].fill(1);
+        }
+        Ok(())
+    })
+}
+
 impl Dataset for Encoded {
     fn len(&self) -> usize {
         self.tokens.len()
@@ -212,18 +228,7 @@ impl Dataset for Encoded {
 
     fn batch(&self, indices: &[usize]) -> Result<Batch> {
         let rows: Vec<&[u32]> = indices.iter().map(|&i| self.tokens[i].as_slice()).collect();
-        let padded = TokenRows::new(&rows, self.padding)?;
-        let longest = padded.tokens.dims()[1];
-        let tokens = padded.tokens.array().to_vec::<i64>()?;
-        let inputs = Array::try_build([rows.len(), 2, longest], |out: &mut [i64]| {
-            let pairs = out.chunks_exact_mut(2 * longest).zip(&rows);
-            for ((out, row), tokens) in pairs.zip(tokens.chunks_exact(longest)) {
-                out[..longest].copy_from_slice(tokens);
-                out[longest..].fill(0);
-                out[longest..longest + row.len()].fill(1);
-            }
-            Ok(())
-        })?;
+        let inputs = join_masked(&rows, self.padding)?;
         let targets = indices.iter().map(|&i| self.labels[i]).collect();
         let targets = Array::from_vec(targets, [rows.len()])?;
         Ok(Batch::new(inputs, targets, rows.len()))
@@ -267,6 +272,21 @@ fn csv_rows(
     spec: &TextLabelsSpec,
     rows: &mut Vec<Row>,
 ) -> Result<()> {
+    let names = [spec.text.as_str(), &spec.label];
+    columns(file, bytes, delimiter, names, &mut |line, [text, label]| {
+        rows.push(row(file, number, line, text, label, spec)?);
+        Ok(())
+    })
+}
+
+/// Gives the cells of some columns of a table with a header to `take`, row by row, with the line.
+fn columns<const N: usize>(
+    file: &Path,
+    bytes: &[u8],
+    delimiter: u8,
+    names: [&str; N],
+    take: &mut dyn FnMut(u64, [&str; N]) -> Result<()>,
+) -> Result<()> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
@@ -276,31 +296,42 @@ fn csv_rows(
         fault_at(file, (line, 1), e.to_string())
     };
     let header = reader.headers().map_err(fault)?.clone();
-    let column = |name: &str| {
+    let mut places = [0; N];
+    for (place, name) in places.iter_mut().zip(names) {
         let mut found = header.iter().enumerate().filter(|(_, h)| *h == name);
-        match (found.next(), found.next()) {
-            (Some((at, _)), None) => Ok(at),
+        *place = match (found.next(), found.next()) {
+            (Some((at, _)), None) => at,
             (Some(_), Some(_)) => {
                 let message = format!("column {} is there twice", shown(name));
-                Err(fault_at(file, (1, 1), message))
+                return Err(fault_at(file, (1, 1), message));
             }
-            (None, _) => Err(no_column(file, 1, name, header.iter())),
-        }
-    };
-    let (text, label) = (column(&spec.text)?, column(&spec.label)?);
+            (None, _) => return Err(no_column(file, 1, name, header.iter())),
+        };
+    }
     for record in reader.records() {
         let record = record.map_err(fault)?;
         let line = record.position().map_or(1, csv::Position::line);
-        rows.push(row(
-            file,
-            number,
-            line,
-            &record[text],
-            &record[label],
-            spec,
-        )?);
+        take(line, places.map(|place| &record[place]))?;
     }
     Ok(())
+}
+
+/// The texts of a column of a table with a header.
+///
+/// # Errors
+/// What is wrong with the file; a column that does not exist, with the nearest name.
+pub(crate) fn read_column(
+    file: &Path,
+    bytes: &[u8],
+    delimiter: u8,
+    name: &str,
+) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    columns(file, bytes, delimiter, [name], &mut |_, [text]| {
+        texts.push(text.to_string());
+        Ok(())
+    })?;
+    Ok(texts)
 }
 
 fn json_rows(

@@ -27,6 +27,9 @@ pub enum RunPlace {
     },
 }
 
+/// The resolved config.
+pub(crate) const CONFIG_FILE: &str = "config.yaml";
+
 /// An open run directory, locked until dropped.
 ///
 /// # Examples
@@ -155,7 +158,7 @@ impl RunDirectory {
 
     /// `config.yaml`: the resolved config.
     pub fn config_file(&self) -> PathBuf {
-        self.path.join("config.yaml")
+        self.path.join(CONFIG_FILE)
     }
 
     /// `metrics.jsonl`.

@@ -14,6 +14,7 @@ mod progress;
 mod signals;
 
 pub use best::{Best, EarlyStopping, Mode, Verdict};
+pub(crate) use directory::CONFIG_FILE;
 pub use directory::{RunDirectory, RunPlace};
 pub use metrics::{MetricsWriter, Number, Record, Throughput, read_metrics};
 pub use plot::loss_plot;

@@ -66,6 +66,7 @@ pub fn run_config(loaded: &Loaded, options: RunOptions<'_>) -> Result<RunOutcome
     if let config::Model::Pretrained(model) = &config.model {
         return match config.task {
             config::Task::SequenceClassification => tuned::run_classifier(loaded, model, options),
+            config::Task::MaskedLm => tuned::run_masked(loaded, model, options),
             _ => tuned::run(loaded, model, options),
         };
     }

@@ -188,7 +188,10 @@ pub(super) fn settings(config: &Config, random_order: bool, progress: ProgressSt
         restore_best: true,
         unit: match config.task {
             Task::LanguageModel | Task::Sft => Unit::Tokens,
-            Task::SequenceClassification | Task::Classification | Task::Regression => Unit::Samples,
+            Task::MaskedLm
+            | Task::SequenceClassification
+            | Task::Classification
+            | Task::Regression => Unit::Samples,
         },
         progress,
     }

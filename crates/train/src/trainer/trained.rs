@@ -13,7 +13,7 @@ use entrenar_base::{DType, Error, Result};
 use entrenar_io::safetensors::with_checksums;
 use entrenar_io::{Weights, write_atomic, write_safetensors};
 use entrenar_nn::{Init, Parameters};
-use entrenar_zoo::{Architecture, Gpt2, LanguageModel, Model, Sampling, TextModel, generate};
+use entrenar_zoo::{Architecture, Gpt2, LanguageModel, Model, Sampling, TextModel, generate_batch};
 
 use super::evaluate::{Evaluation, evaluate};
 use super::from_config::model_directory;
@@ -149,7 +149,9 @@ impl TrainedModel {
     pub(super) fn objective(&self) -> Box<dyn Objective<Model>> {
         match self.task() {
             Task::LanguageModel | Task::Sft => Box::new(NextToken),
-            Task::Classification | Task::SequenceClassification => Box::new(CrossEntropy),
+            Task::Classification | Task::SequenceClassification | Task::MaskedLm => {
+                Box::new(CrossEntropy)
+            }
             Task::Regression => Box::new(MeanSquaredError),
         }
     }
@@ -202,34 +204,60 @@ impl TrainedModel {
         sampling: &Sampling,
         mut on_bytes: impl FnMut(&[u8]) -> bool,
     ) -> Result<()> {
+        self.generate_batch(&[prompt], &[sampling.seed], sampling, |_, bytes| {
+            on_bytes(bytes)
+        })
+    }
+
+    /// Continues several prompts in one batch, each with its own seed (`sampling.seed` is not used); `on_bytes` is given
+    /// the number of the prompt and new bytes, and ends this text with `false`.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrainedModel::generate`], naming the prompt.
+    pub fn generate_batch(
+        &self,
+        prompts: &[&str],
+        seeds: &[u64],
+        sampling: &Sampling,
+        mut on_bytes: impl FnMut(usize, &[u8]) -> bool,
+    ) -> Result<()> {
         let (Model::Gpt(model), Preprocessing::Text(text)) = (&self.model, &self.preprocessing)
         else {
             return Err(Error::config(format!(
                 "expected a language model, this model ({}) is one of {}",
                 self.model.architecture().name(),
                 match self.task() {
-                    Task::LanguageModel | Task::Sft => "text",
+                    Task::LanguageModel | Task::Sft | Task::MaskedLm => "text",
                     Task::Classification | Task::SequenceClassification => "classification",
                     Task::Regression => "regression",
                 }
             )));
         };
-        if prompt.is_empty() {
-            return Err(Error::config(
-                "the prompt is empty: give at least one character",
-            ));
+        let mut tokens = Vec::with_capacity(prompts.len());
+        for (i, prompt) in prompts.iter().enumerate() {
+            let the = match prompts.len() {
+                1 => "prompt".to_owned(),
+                _ => format!("prompt {}", i + 1),
+            };
+            if prompt.is_empty() {
+                let head = if prompts.len() == 1 { "the " } else { "" };
+                return Err(Error::config(format!(
+                    "{head}{the} is empty: give at least one character"
+                )));
+            }
+            let encoded = text.tokenizer.encode(prompt);
+            tokens.push(encoded.map_err(|error| Error::config(format!("{the}: {error}")))?);
         }
-        let tokens = text
-            .tokenizer
-            .encode(prompt)
-            .map_err(|error| Error::config(format!("prompt: {error}")))?;
+        let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
         let mut failed = None;
-        generate(
+        generate_batch(
             model,
             &tokens,
+            seeds,
             sampling,
-            &mut |token| match text.tokenizer.decode_bytes(&[token]) {
-                Ok(bytes) => on_bytes(&bytes),
+            &mut |row, token| match text.tokenizer.decode_bytes(&[token]) {
+                Ok(bytes) => on_bytes(row, &bytes),
                 Err(error) => {
                     failed = Some(error);
                     false

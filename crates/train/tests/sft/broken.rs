@@ -313,6 +313,18 @@ fn impossible_settings_are_refused() {
 
 #[cfg(feature = "parquet")]
 #[test]
+fn parquet_of_an_unknown_compression_is_told() {
+    let bytes = include_bytes!("../fixtures/chats-zstd.parquet");
+    let message = Place::new().told("a.parquet", bytes, &chatml());
+    assert_eq!(
+        message,
+        "a.parquet: column id is compressed with zstd; expected snappy, gzip or no compression: write \
+         the file again, such as by pyarrow.parquet.write_table(…, compression=\"snappy\")"
+    );
+}
+
+#[cfg(feature = "parquet")]
+#[test]
 fn damaged_parquet_is_an_error_wherever_the_damage_is() {
     let place = Place::new();
     let whole = include_bytes!("../fixtures/chats-snappy.parquet");

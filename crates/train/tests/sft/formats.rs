@@ -273,8 +273,13 @@ fn what_is_too_long_is_cut_dropped_or_refused() {
     assert_eq!(place.texts(&samples, 1).1, "b</s>");
     let report = samples.report();
     assert_eq!(
-        (report.samples, report.truncated, report.dropped),
-        (2, 1, 2)
+        (
+            report.samples,
+            report.truncated,
+            report.dropped,
+            report.without_target
+        ),
+        (2, 1, 1, 1)
     );
 
     let config = SftConfig {
@@ -282,7 +287,13 @@ fn what_is_too_long_is_cut_dropped_or_refused() {
         ..config
     };
     let samples = place.rows(&rows, &config);
-    assert_eq!((samples.len(), samples.report().dropped), (1, 3));
+    assert_eq!((samples.len(), samples.report().dropped), (1, 2));
+    assert!(
+        samples
+            .report()
+            .to_string()
+            .ends_with("2 dropped, 1 without a target")
+    );
     assert_eq!(samples.config().format, SftFormat::Auto);
 }
 

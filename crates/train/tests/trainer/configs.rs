@@ -98,6 +98,24 @@ fn a_language_model_learns_a_pattern() {
             })
             .unwrap();
         assert_eq!(text, b"abcda");
+        // A batch says what each prompt would alone.
+        let mut texts = [b"cd".to_vec(), b"bcdab".to_vec()];
+        let few = Sampling {
+            max_new_tokens: 6,
+            ..greedy.clone()
+        };
+        model
+            .generate_batch(&["cd", "bcdab"], &[0, 1], &few, |row, bytes| {
+                texts[row].extend_from_slice(bytes);
+                true
+            })
+            .unwrap();
+        assert_eq!(texts, [b"cdabcdab".to_vec(), b"bcdabcdabcd".to_vec()]);
+        let message = model
+            .generate_batch(&["a", ""], &[0, 1], &few, |_, _| true)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(message, "prompt 2 is empty: give at least one character");
         let data = folder.path().join("text.txt");
         let evaluation = model.evaluate(data.to_str().unwrap()).unwrap();
         assert_eq!(evaluation.targets, 799);

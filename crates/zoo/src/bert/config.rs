@@ -132,6 +132,15 @@ impl BertConfig {
         self
     }
 
+    /// The same sizes with a head for hidden words.
+    pub fn with_words(mut self) -> BertConfig {
+        for key in ["id2label", "label2id", "num_labels"] {
+            self.raw.remove(key);
+        }
+        self.head = BertHead::MaskedLm;
+        self
+    }
+
     /// The object of `config.json`.
     pub fn to_json(&self) -> Map<String, Value> {
         let mut map = self.raw.clone();

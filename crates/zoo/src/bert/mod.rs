@@ -158,6 +158,43 @@ impl Bert {
         })
     }
 
+    /// The words' logits `[chosen, vocabulary]` of those positions whose target, i64
+    /// `[batch, time]`, is not -100, and their targets `[chosen]`. The head, which costs most, does
+    /// not look at the others.
+    ///
+    /// # Errors
+    /// As [`Bert::features`]; when the targets have another shape or the model has no head for words.
+    pub fn hidden_words(
+        &self,
+        tokens: &Tensor,
+        targets: &Tensor,
+        input: BertInput<'_>,
+        cx: &mut Ctx,
+    ) -> Result<(Tensor, Tensor)> {
+        let Some(cls) = &self.cls else {
+            return Err(Error::argument(
+                "bert",
+                "a model with a head for words (BertForMaskedLM)",
+                "one without",
+            ));
+        };
+        if targets.shape() != tokens.shape() {
+            return Err(Error::shape("bert", tokens.shape(), targets.shape()));
+        }
+        let targets = targets.to_vec::<i64>()?;
+        let chosen = targets.iter().zip(0i64..).filter(|(t, _)| **t != -100);
+        let (words, places): (Vec<i64>, Vec<i64>) = chosen.map(|(t, at)| (*t, at)).unzip();
+        let count = words.len();
+        let places = Tensor::from_vec(places, [count])?;
+        let x = self.features(tokens, input, cx)?;
+        let x = x.flatten(0, 1)?.index_select(0, &places)?;
+        let logits = cx.scope("cls.predictions", |cx| {
+            cls.predictions
+                .forward(&x, &self.bert.embeddings.word_embeddings.weight, cx)
+        })?;
+        Ok((logits, Tensor::from_vec(words, [count])?))
+    }
+
     /// What the head says of the tokens; see [`Bert`].
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use entrenar_nn::{
 };
 
 use crate::build::Builder;
-use crate::causal::{CausalLm, Context, LmInput, Packed, columns, unshared};
+use crate::causal::{CausalLm, Context, LmInput, Packed, Ragged, columns, unshared};
 pub use cache::KvCache;
 pub(crate) use cache::LayerCache;
 pub use config::{DecoderConfig, Family};
@@ -168,13 +168,21 @@ impl Attention {
         let Angles { cos, sin } = &shared.own;
         let q = q.rotary(cos, sin, false)?;
         let k = k.rotary(cos, sin, false)?;
-        let (k, v) = match cache {
-            Some(cache) => cache.append(&k, &v)?,
-            None => (k, v),
-        };
-        let y = match &shared.packed {
-            Some(packed) => packed.attend([&q, &k, &v], |part| self.attend(part, None, 0))?,
-            None => self.attend([&q, &k, &v], shared.mask.as_ref(), shared.before)?,
+        let y = match (&shared.packed, &shared.ragged, cache) {
+            (Some(packed), ..) => packed.attend([&q, &k, &v], |part| self.attend(part, None, 0))?,
+            (_, Some(ragged), Some(cache)) => {
+                let (k, v) = (ragged.rows(&k)?, ragged.rows(&v)?);
+                let (k, v) = cache.append(&k, &v, Some(&ragged.starts))?;
+                let options = ragged.options(k.dims()[2], self.window)?;
+                ragged
+                    .rows(&q)?
+                    .scaled_dot_product_attention(&k, &v, &options)?
+            }
+            (.., Some(cache)) => {
+                let (k, v) = cache.append(&k, &v, None)?;
+                self.attend([&q, &k, &v], shared.mask.as_ref(), shared.before)?
+            }
+            (.., None) => self.attend([&q, &k, &v], shared.mask.as_ref(), shared.before)?,
         };
         let y = y
             .transpose(1, 2)?
@@ -360,10 +368,12 @@ impl CausalLm for Decoder {
     fn features(&self, tokens: &Tensor, input: LmInput<'_>, cx: &mut Ctx) -> Result<Tensor> {
         let before = input.cache.as_ref().map_or(0, |c| c.len());
         let packed = Packed::of("decoder", tokens, &input, usize::MAX)?;
+        let ragged = Ragged::of("decoder", tokens, &input, usize::MAX)?;
         let (batch, time, mut positions) = columns("decoder", tokens, &input, usize::MAX)?;
-        let tokens = &match &packed {
-            Some(packed) => {
-                positions.clone_from(&packed.positions);
+        let long = packed.as_ref().map(|p| &p.positions);
+        let tokens = &match long.or(ragged.as_ref().map(|r| &r.positions)) {
+            Some(long) => {
+                positions.clone_from(long);
                 tokens.reshape([1, batch * time])?
             }
             None => tokens.clone(),
@@ -374,6 +384,7 @@ impl CausalLm for Decoder {
             mask: input.mask.cloned(),
             before,
             packed,
+            ragged,
         });
         let checkpoint = input.checkpoint && input.cache.is_none();
         let mut cache = input.cache;
@@ -393,6 +404,9 @@ impl CausalLm for Decoder {
                         })
                     })
                 })?;
+            }
+            if let Some(cache) = cache {
+                cache.advance(time);
             }
             let x = cx.call("norm", &self.model.norm, &x)?;
             x.reshape([batch, time, self.config.hidden_size])

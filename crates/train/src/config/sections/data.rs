@@ -1,7 +1,7 @@
 //! `data`: where examples come from and how they are divided.
 
 use super::super::describe::{ANY, Choice, FRACTION, Field, Kind, POSITIVE, Section, When, Yaml};
-use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION, SEQUENCE_CLASSIFICATION, SFT};
+use super::{CLASSIFICATION, LANGUAGE_MODEL, MASKED_LM, REGRESSION, SEQUENCE_CLASSIFICATION, SFT};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -15,11 +15,15 @@ const CONVERSATIONS: &[When] = &[When {
 }];
 const TOKENS: &[When] = &[When {
     key: "task",
-    values: &[LANGUAGE_MODEL, SFT, SEQUENCE_CLASSIFICATION],
+    values: &[LANGUAGE_MODEL, SFT, MASKED_LM, SEQUENCE_CLASSIFICATION],
 }];
 const ROWS: &[When] = &[When {
     key: "task",
-    values: &[SFT, SEQUENCE_CLASSIFICATION],
+    values: &[SFT, MASKED_LM, SEQUENCE_CLASSIFICATION],
+}];
+const HIDDEN: &[When] = &[When {
+    key: "task",
+    values: &[MASKED_LM],
 }];
 const EXAMPLES: &[When] = &[When {
     key: "task",
@@ -41,6 +45,7 @@ const TESTED: &[When] = &[
         key: "task",
         values: &[
             LANGUAGE_MODEL,
+            MASKED_LM,
             SEQUENCE_CLASSIFICATION,
             CLASSIFICATION,
             REGRESSION,
@@ -80,7 +85,7 @@ const FORMATS: &[Choice] = &[
     ),
     Choice::for_tasks(
         "text",
-        &[LANGUAGE_MODEL, SFT],
+        &[LANGUAGE_MODEL, SFT, MASKED_LM],
         "UTF-8 text files; for a published model also rows with `text`.",
     ),
     Choice::for_tasks(
@@ -108,6 +113,11 @@ const OVERLONG: &[Choice] = &[
     Choice::new("drop", "Leave the row out; how many is told."),
     Choice::new("truncate", "Cut its end off; how many is told."),
     Choice::new("error", "A mistake, reported with its row."),
+];
+
+const NO_TARGET: &[Choice] = &[
+    Choice::new("error", "A mistake, reported with its row."),
+    Choice::new("drop", "Leave the row out; how many is told."),
 ];
 
 const ON_EOS: &[Choice] = &[
@@ -147,7 +157,7 @@ pub(super) static SECTION: Section = Section {
         Field::required(
             "path",
             Kind::Paths,
-            Yaml::By { key: "task", cases: &[(LANGUAGE_MODEL, "input.txt"), (SFT, "train.jsonl"), (SEQUENCE_CLASSIFICATION, "train.csv")], otherwise: Some("data.csv") },
+            Yaml::By { key: "task", cases: &[(LANGUAGE_MODEL, "input.txt"), (SFT, "train.jsonl"), (MASKED_LM, "input.txt"), (SEQUENCE_CLASSIFICATION, "train.csv")], otherwise: Some("data.csv") },
             "File, directory (idx) or glob such as src/**/*.rs, or a list of them; relative to this file.",
         )
         .also_known_as(&["paths", "file", "files", "train", "data_path"]),
@@ -156,7 +166,7 @@ pub(super) static SECTION: Section = Section {
             Kind::Choice(FORMATS),
             Yaml::By {
                 key: "task",
-                cases: &[(LANGUAGE_MODEL, "text"), (SFT, "auto"), (SEQUENCE_CLASSIFICATION, "auto"), (REGRESSION, "csv")],
+                cases: &[(LANGUAGE_MODEL, "text"), (SFT, "auto"), (MASKED_LM, "text"), (SEQUENCE_CLASSIFICATION, "auto"), (REGRESSION, "csv")],
                 otherwise: None,
             },
             "How to read the files.",
@@ -170,6 +180,14 @@ pub(super) static SECTION: Section = Section {
         )
         .when(TOKENS)
         .also_known_as(&["sequence_len", "max_length", "max_seq_length", "cutoff_len", "context"]),
+        Field::with_default(
+            "mask_probability",
+            Kind::Number(FRACTION),
+            "0.15",
+            "Share of the tokens that are hidden and to be found; 80 % of them behind the mask token, 10 % behind any other.",
+        )
+        .when(HIDDEN)
+        .also_known_as(&["mlm_probability"]),
         Field::with_default(
             "packing",
             Kind::Boolean,
@@ -212,6 +230,13 @@ pub(super) static SECTION: Section = Section {
         Field::with_default("overlong", Kind::Choice(OVERLONG), "drop", "What is done with rows longer than sequence_length.")
             .when(CONVERSATIONS)
             .also_known_as(&["excess_length_strategy", "truncation"]),
+        Field::with_default(
+            "no_target",
+            Kind::Choice(NO_TARGET),
+            "error",
+            "What is done with rows in which nothing is learned, such as those with an empty answer.",
+        )
+        .when(CONVERSATIONS),
         Field::with_default(
             "fields",
             Kind::Table(&Kind::Text),
@@ -321,6 +346,9 @@ pub struct Data {
     /// Longest row in tokens, for a published model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence_length: Option<usize>,
+    /// Share of the tokens that are hidden; `Some` exactly for [`Task::MaskedLm`](super::Task::MaskedLm).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_probability: Option<f64>,
     /// Several rows in one; `Some` exactly for [`Task::Sft`](super::Task::Sft), as the next five.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packing: Option<bool>,
@@ -336,6 +364,9 @@ pub struct Data {
     /// What is done with rows that are too long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlong: Option<Overlong>,
+    /// What is done with rows in which nothing is learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_target: Option<NoTarget>,
     /// Names of columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fields: Option<BTreeMap<String, String>>,
@@ -406,6 +437,16 @@ pub enum Overlong {
     Truncate,
     /// A mistake.
     Error,
+}
+
+/// `data.no_target`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoTarget {
+    /// A mistake.
+    Error,
+    /// Leave the row out.
+    Drop,
 }
 
 /// `data.train_on_eos`.

@@ -13,8 +13,8 @@ mod train;
 mod tuning;
 
 pub use data::{
-    ColumnType, Columns, Data, Format, MeanStd, Missing, Normalize, NormalizeName, Overlong, Split,
-    TokenizerKind, TrainOnEos,
+    ColumnType, Columns, Data, Format, MeanStd, Missing, NoTarget, Normalize, NormalizeName,
+    Overlong, Split, TokenizerKind, TrainOnEos,
 };
 pub use generate::Generate;
 pub use model::{Activation, Cnn, Gpt, Mlp, Model, Pretrained};
@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 /// Task names, as [`super::describe::When::values`] and [`Choice::tasks`] use them.
 pub(crate) const LANGUAGE_MODEL: &str = "language-model";
 pub(crate) const SFT: &str = "sft";
+pub(crate) const MASKED_LM: &str = "masked-lm";
 pub(crate) const SEQUENCE_CLASSIFICATION: &str = "sequence-classification";
 pub(crate) const CLASSIFICATION: &str = "classification";
 pub(crate) const REGRESSION: &str = "regression";
@@ -109,6 +110,10 @@ pub(crate) const TASKS: &[Choice] = &[
         "Teach a published language model to answer: supervised fine-tuning.",
     ),
     Choice::new(
+        MASKED_LM,
+        "Teach a published encoder (BERT) to find hidden words of raw text.",
+    ),
+    Choice::new(
         SEQUENCE_CLASSIFICATION,
         "Tell which class a text belongs to, with a published encoder (BERT).",
     ),
@@ -129,7 +134,7 @@ const PRECISIONS: &[Choice] = &[
     Choice::for_tasks(
         "bf16",
         &[LANGUAGE_MODEL, SFT],
-        "bfloat16 for a frozen base and its activations; what is trained stays in f32.",
+        "bfloat16 for products, activations and a frozen base; what is trained is kept in f32.",
     ),
 ];
 
@@ -178,6 +183,8 @@ pub enum Task {
     LanguageModel,
     /// Supervised fine-tuning.
     Sft,
+    /// Find hidden words.
+    MaskedLm,
     /// Predict the class of a text.
     SequenceClassification,
     /// Predict a class.
@@ -202,6 +209,6 @@ pub enum Device {
 pub enum Precision {
     /// 32-bit floating point.
     F32,
-    /// bfloat16 where nothing is trained.
+    /// bfloat16 for what is computed with; what is trained is kept in f32.
     Bf16,
 }

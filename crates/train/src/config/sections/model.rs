@@ -1,7 +1,7 @@
 //! `model`: architecture and sizes.
 
 use super::super::describe::{BELOW_ONE, Choice, Field, Kind, Section, When, Yaml};
-use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION, SEQUENCE_CLASSIFICATION, SFT};
+use super::{CLASSIFICATION, LANGUAGE_MODEL, MASKED_LM, REGRESSION, SEQUENCE_CLASSIFICATION, SFT};
 use serde::{Deserialize, Serialize};
 
 const GPT: &[When] = &[When {
@@ -43,7 +43,7 @@ const ARCHITECTURES: &[Choice] = &[
     ),
     Choice::for_tasks(
         "pretrained",
-        &[LANGUAGE_MODEL, SFT, SEQUENCE_CLASSIFICATION],
+        &[LANGUAGE_MODEL, SFT, MASKED_LM, SEQUENCE_CLASSIFICATION],
         "A published model: what `base` says.",
     ),
 ];
@@ -63,7 +63,11 @@ pub(super) static SECTION: Section = Section {
             Kind::Choice(ARCHITECTURES),
             Yaml::By {
                 key: "task",
-                cases: &[(SFT, "pretrained"), (SEQUENCE_CLASSIFICATION, "pretrained")],
+                cases: &[
+                    (SFT, "pretrained"),
+                    (MASKED_LM, "pretrained"),
+                    (SEQUENCE_CLASSIFICATION, "pretrained"),
+                ],
                 otherwise: None,
             },
             "The kind of network; `pretrained` may be left out where `base` is given.",

@@ -3,7 +3,7 @@
 use super::super::describe::{
     Choice, Field, Kind, NOT_NEGATIVE, POSITIVE, Reserved, Rule, Section, When, Yaml,
 };
-use super::{CLASSIFICATION, LANGUAGE_MODEL, REGRESSION, SEQUENCE_CLASSIFICATION, SFT};
+use super::{CLASSIFICATION, LANGUAGE_MODEL, MASKED_LM, REGRESSION, SEQUENCE_CLASSIFICATION, SFT};
 use serde::{Deserialize, Serialize};
 
 const NAN_POLICIES: &[Choice] = &[
@@ -21,10 +21,14 @@ const METRICS: &[Choice] = &[
     Choice::new("loss", "The training objective."),
     Choice::for_tasks(
         "accuracy",
-        &[CLASSIFICATION, SEQUENCE_CLASSIFICATION],
+        &[CLASSIFICATION, MASKED_LM, SEQUENCE_CLASSIFICATION],
         "Share of right answers.",
     ),
-    Choice::for_tasks("perplexity", &[LANGUAGE_MODEL, SFT], "exp(loss)."),
+    Choice::for_tasks(
+        "perplexity",
+        &[LANGUAGE_MODEL, SFT, MASKED_LM],
+        "exp(loss).",
+    ),
 ];
 
 const MODES: &[Choice] = &[

@@ -13,7 +13,7 @@ mod formats;
 mod inspect;
 mod packing;
 mod parquet_file;
-mod rows;
+pub(in crate::data) mod rows;
 mod samples;
 pub(crate) mod templates;
 mod turns;
@@ -200,7 +200,7 @@ fn keep(place: &Place, encoded: Encoded, samples: &mut SftSamples) -> Result<()>
     if !trained.iter().skip(1).any(|t| *t) {
         return match no_target {
             NoTarget::Drop => {
-                report.dropped += 1;
+                report.without_target += 1;
                 Ok(())
             }
             NoTarget::Error => Err(place.fault(

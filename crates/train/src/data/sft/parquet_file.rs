@@ -1,7 +1,7 @@
 //! Rows of Parquet files as JSON objects.
 //!
 //! Read by the `parquet` crate without Arrow; snappy and gzip are understood, other compressions
-//! are an error that names them. A damaged file that makes the reader panic is an error too.
+//! (zstd, whose decoder would be one in C) are an error that names them. A damaged file that makes the reader panic is an error too.
 //! Neighbour: `rows` chooses the reader by the file's name.
 
 use std::path::Path;
@@ -35,6 +35,7 @@ pub(super) fn read(file: &Path, take: &mut Take<'_>) -> Result<u64> {
     // The reader checks most of what it reads, but not all.
     let guarded = AssertUnwindSafe(|| SerializedFileReader::new(opened));
     let reader = catch_unwind(guarded).map_err(damaged)?.map_err(fault)?;
+    catch_unwind(AssertUnwindSafe(|| check_compression(file, &reader))).map_err(damaged)??;
     let rows = catch_unwind(AssertUnwindSafe(|| reader.get_row_iter(None)));
     let mut rows = rows.map_err(damaged)?.map_err(fault)?;
     let mut number = 0;
@@ -50,6 +51,35 @@ pub(super) fn read(file: &Path, take: &mut Take<'_>) -> Result<u64> {
             .map(|(name, field)| (name, convert::json(field)));
         take(number, values.collect())?;
     }
+}
+
+/// Refuses what the reader has no decoder for, before rows were read.
+#[cfg(feature = "parquet")]
+fn check_compression(
+    file: &Path,
+    reader: &parquet::file::reader::SerializedFileReader<std::fs::File>,
+) -> Result<()> {
+    use parquet::basic::Compression;
+    use parquet::file::reader::FileReader;
+
+    for group in reader.metadata().row_groups() {
+        for column in group.columns() {
+            let name = match column.compression() {
+                Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) => continue,
+                Compression::ZSTD(_) => "zstd".to_string(),
+                other => format!("{other:?}").to_ascii_lowercase(),
+            };
+            let (column, command) = (column.column_path().string(), "pyarrow.parquet.write_table");
+            return Err(crate::data::report::unusable(
+                file,
+                format!(
+                    "column {column} is compressed with {name}; expected snappy, gzip or no compression: \
+                     write the file again, such as by {command}(…, compression=\"snappy\")"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(feature = "parquet")]

@@ -16,7 +16,7 @@ use crate::data::report::{fault_at, shown, unusable};
 
 /// Where a row comes from.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(in crate::data) struct Place {
     file: Arc<PathBuf>,
     at: At,
 }
@@ -46,7 +46,7 @@ impl Place {
 }
 
 /// What a file gives one after another.
-pub(super) enum Content {
+pub(in crate::data) enum Content {
     /// An object with columns.
     Row(Map<String, Value>),
     /// A plain text file.
@@ -54,10 +54,10 @@ pub(super) enum Content {
 }
 
 /// Takes the rows of a file as they are read.
-pub(super) type Take<'a> = dyn FnMut(Place, Content) -> Result<()> + 'a;
+pub(in crate::data) type Take<'a> = dyn FnMut(Place, Content) -> Result<()> + 'a;
 
 /// Gives the rows of `file` to `take`, in order; returns how many there were.
-pub(super) fn read_rows(file: &Path, take: &mut Take<'_>) -> Result<u64> {
+pub(in crate::data) fn read_rows(file: &Path, take: &mut Take<'_>) -> Result<u64> {
     let place = |at| Place {
         file: Arc::new(file.to_path_buf()),
         at,
@@ -206,7 +206,7 @@ fn object(value: Value, place: &Place) -> Result<Map<String, Value>> {
 }
 
 /// What a value is, for messages: `the number 3`, `a list`.
-pub(super) fn kind(value: &Value) -> String {
+pub(in crate::data) fn kind(value: &Value) -> String {
     match value {
         Value::Null => "null".to_string(),
         Value::Bool(b) => b.to_string(),

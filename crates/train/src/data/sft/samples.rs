@@ -29,8 +29,10 @@ pub struct SftReport {
     pub truncated: usize,
     /// Documents that were cut into several samples.
     pub split: usize,
-    /// Rows left out because they were too long or had nothing to learn.
+    /// Rows left out because they were too long.
     pub dropped: usize,
+    /// Rows left out because nothing in them is learned.
+    pub without_target: usize,
     /// Documents left out because they were empty.
     pub empty: usize,
     /// Tokens of the longest row, before cutting.
@@ -50,6 +52,7 @@ impl SftReport {
             truncated: self.truncated + other.truncated,
             split: self.split + other.split,
             dropped: self.dropped + other.dropped,
+            without_target: self.without_target + other.without_target,
             empty: self.empty + other.empty,
             longest: self.longest.max(other.longest),
             conversations: self.conversations | other.conversations,
@@ -74,6 +77,7 @@ impl fmt::Display for SftReport {
             (self.truncated, "truncated"),
             (self.split, "split"),
             (self.dropped, "dropped"),
+            (self.without_target, "without a target"),
             (self.empty, "empty"),
         ] {
             if count > 0 {

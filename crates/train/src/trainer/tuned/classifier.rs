@@ -10,22 +10,18 @@ use entrenar_nn::{Ctx, Init, Parameters};
 use entrenar_zoo::bert::{BertInput, Pooling, TokenRows};
 use entrenar_zoo::{Bert, Tokenizer};
 
-use super::opening;
-use crate::config::{Config, Loaded, Pretrained};
+use super::encoder::Encoder;
+use super::{masked, opening};
+use crate::config::{self, Config, Loaded, Pretrained, Task};
 use crate::data::{
-    Batch, Loader, LoaderConfig, Order, Splits, TextLabelsData, TextLabelsSpec, split_masked,
+    Batch, Loader, LoaderConfig, Splits, TextLabelsData, TextLabelsSpec, read_column, split_masked,
     splits,
 };
-use crate::run::RunDirectory;
+use crate::run::CONFIG_FILE;
 use crate::trainer::evaluate::{Evaluation, evaluate};
-use crate::trainer::fit::Ended;
-use crate::trainer::from_config::{
-    Job, RunOptions, RunOutcome, check_same_run, model_directory, placed, train, write_config,
-};
+use crate::trainer::from_config::{RunOptions, RunOutcome, model_directory, placed};
 use crate::trainer::objective::{Measure, Objective, greatest, right_answers};
 use crate::trainer::predict::{Prediction, PredictionFormat, write_predictions};
-use crate::trainer::recipe;
-use crate::trainer::trained::replace_directory;
 
 /// Texts that go through the encoder together.
 const ROWS: usize = 32;
@@ -56,36 +52,12 @@ pub fn run(loaded: &Loaded, base: &Pretrained, options: RunOptions<'_>) -> Resul
             data.cut()
         ));
     }
-    let run = RunDirectory::open(&options.place, options.resume)?;
-    if options.resume {
-        check_same_run(&run, config)?;
-    }
-    write_config(&run, config)?;
-    let order = if config.data.shuffle {
-        Order::Shuffled
-    } else {
-        Order::Sequential
-    };
-    let job = Job {
-        model: &model,
-        objective: Box::new(Labels),
-        optimizer: recipe::optimizer(&config.optimizer, &model)?,
-        files: Vec::new(),
-        sample: None,
+    let encoder = Encoder {
+        model,
+        tokenizer,
         notes,
     };
-    let training = train(config, (&data.parts(), order), job, &run, &options)?;
-    let mut outcome = RunOutcome {
-        directory: run.path().to_path_buf(),
-        training,
-        model: None,
-        sample: None,
-    };
-    if !matches!(outcome.training.ended, Ended::Interrupted(_)) {
-        replace_directory(&run.model(), |new| model.save_with(new, &tokenizer))?;
-        outcome.model = Some(run.model());
-    }
-    Ok(outcome)
+    encoder.train(loaded, &data.parts(), Box::new(Labels), options)
 }
 
 /// What training looks at before its first step: the base, its tokenizer and the rows.
@@ -108,6 +80,30 @@ pub(super) fn prepare(
 
 /// `context` is the model's.
 fn open_rows(config: &Config, tokenizer: &Tokenizer, context: usize) -> Result<TextLabelsData> {
+    let spec = spec(config, context)?;
+    // The config made its paths absolute: what they are joined to does not matter.
+    let here = Path::new("");
+    TextLabelsData::open(
+        here,
+        &config.data.path,
+        &spec,
+        tokenizer,
+        None,
+        &splits(&config.data),
+        config.seed,
+    )
+}
+
+/// The config of the run that left a model directory, where there is one for classes beside it.
+fn run_of(directory: &Path) -> Option<Config> {
+    let file = directory.parent()?.join(CONFIG_FILE);
+    let in_run = directory.file_name()? == "model" && file.is_file();
+    let loaded = config::load(in_run.then_some(&file)?, &[]).ok()?;
+    Some(loaded.config).filter(|config| config.task == Task::SequenceClassification)
+}
+
+/// The section `data` in the words of the reader. `context` is the model's.
+fn spec(config: &Config, context: usize) -> Result<TextLabelsSpec> {
     let data = &config.data;
     let mut spec = TextLabelsSpec::default();
     for (name, column) in data.fields.iter().flatten() {
@@ -128,17 +124,7 @@ fn open_rows(config: &Config, tokenizer: &Tokenizer, context: usize) -> Result<T
             spec.max_length
         )));
     }
-    // The config made its paths absolute: what they are joined to does not matter.
-    let here = Path::new("");
-    TextLabelsData::open(
-        here,
-        &data.path,
-        &spec,
-        tokenizer,
-        None,
-        &splits(data),
-        config.seed,
-    )
+    Ok(spec)
 }
 
 /// Cross-entropy of the labels; metric `accuracy`.
@@ -174,6 +160,8 @@ pub struct TextClassifier {
     model: Bert,
     tokenizer: Tokenizer,
     pooling: Pooling,
+    /// The columns and lengths that it was trained on, as far as its run tells.
+    spec: TextLabelsSpec,
 }
 
 impl TextClassifier {
@@ -190,10 +178,20 @@ impl TextClassifier {
     /// A file that is missing or damaged, or weights that do not fit.
     pub fn open(path: &Path) -> Result<Self> {
         let directory = model_directory(path);
+        let model = Bert::open(&directory, Some(DType::F32))?;
+        let context = model.config().max_position_embeddings;
+        let spec = match run_of(&directory) {
+            Some(config) => spec(&config, context)?,
+            None => TextLabelsSpec {
+                max_length: TextLabelsSpec::default().max_length.min(context),
+                ..TextLabelsSpec::default()
+            },
+        };
         Ok(Self {
-            model: Bert::open(&directory, Some(DType::F32))?,
+            model,
             tokenizer: Tokenizer::open(&directory)?,
             pooling: Pooling::open(&directory)?.unwrap_or_default(),
+            spec,
         })
     }
 
@@ -262,15 +260,15 @@ impl TextClassifier {
     }
 
     /// A label, or a vector, for every text of the file `path` into the file `out`, whose ending says
-    /// the format; the number of rows. JSON Lines have the text under `text`, any other file is one
-    /// text a line.
+    /// the format; the number of rows. Tables (.csv, .tsv) and JSON Lines have the text in the
+    /// column `text`, or in that of the model's run; any other file is one text a line.
     ///
     /// # Errors
     ///
     /// What is wrong with the files. `out` is then as it was.
     pub fn predict_file(&self, path: &Path, out: &Path) -> Result<usize> {
         let format = PredictionFormat::of(out)?;
-        let texts = read_texts(path)?;
+        let texts = read_texts(path, &self.spec)?;
         let labels = self.labels();
         write_predictions(out, &labels, format, |each| {
             for (part, texts) in texts.chunks(ROWS).enumerate() {
@@ -292,17 +290,21 @@ impl TextClassifier {
         })
     }
 
-    /// Loss and accuracy on labelled texts, in columns `text` and `label`.
+    /// Loss and accuracy on labelled texts, in columns `text` and `label` or those of the model's run; of a model with a head for
+    /// words, on a text of which some words are hidden, always the same ones.
     ///
     /// # Errors
     ///
     /// What is wrong with the file.
     pub fn evaluate(&self, path: &str) -> Result<Evaluation> {
+        if self.model.cls.is_some() {
+            return masked::evaluate_words(&self.model, &self.tokenizer, path);
+        }
         let labels = self.labels();
         let data = TextLabelsData::open(
             Path::new(""),
             &[path],
-            &TextLabelsSpec::default(),
+            &self.spec,
             &self.tokenizer,
             Some(&labels),
             &Splits::none(),
@@ -314,25 +316,25 @@ impl TextClassifier {
 }
 
 /// The texts of a file.
-fn read_texts(path: &Path) -> Result<Vec<String>> {
+fn read_texts(path: &Path, spec: &TextLabelsSpec) -> Result<Vec<String>> {
     let content =
         std::fs::read_to_string(path).map_err(|error| Error::io(path, "cannot read", error))?;
-    let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
-    if !ending.is_some_and(|ending| ending == "jsonl" || ending == "ndjson") {
-        return Ok(content.lines().map(str::to_string).collect());
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    match ending.map(str::to_ascii_lowercase).as_deref() {
+        Some("csv") => return read_column(path, content.as_bytes(), spec.delimiter, &spec.text),
+        Some("tsv") => return read_column(path, content.as_bytes(), b'\t', &spec.text),
+        Some("jsonl" | "ndjson") => {}
+        _ => return Ok(content.lines().map(str::to_string).collect()),
     }
     let text = |(number, line): (usize, &str)| {
         let value: serde_json::Value = serde_json::from_str(line).map_err(|error| {
             Error::format(path, format!("line {}: no JSON: {error}", number + 1))
         })?;
-        value["text"].as_str().map(str::to_string).ok_or_else(|| {
-            Error::format(
-                path,
-                format!(
-                    "line {}: expected an object with the text `text`",
-                    number + 1
-                ),
-            )
+        let text = value[spec.text.as_str()].as_str().map(str::to_string);
+        text.ok_or_else(|| {
+            let (line, name) = (number + 1, &spec.text);
+            let message = format!("line {line}: expected an object with the text `{name}`");
+            Error::format(path, message)
         })
     };
     let lines = content.lines().enumerate();

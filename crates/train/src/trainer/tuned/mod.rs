@@ -1,9 +1,12 @@
 //! Fine-tuning of a published model: full, with adapters (LoRA), or with adapters over quantized weights (QLoRA).
 //!
-//! [`run`] is the whole run from a config. Files: `classifier` is the same for encoders of texts, `model` is the model as the training loop sees it, `opening` makes it
-//! from a directory, `rows` makes its data, `plan` says before a run what it will take.
+//! [`run`] is the whole run from a config. Files: `classifier` and `masked` are the same for encoders (classes, hidden
+//! words) and share `encoder`, `model` is the model as the training loop sees it, `opening` makes it from a directory,
+//! `rows` makes its data, `plan` says before a run what it will take.
 
 mod classifier;
+mod encoder;
+mod masked;
 mod model;
 mod opening;
 mod plan;
@@ -14,6 +17,7 @@ use entrenar_nn::Parameters;
 
 pub use classifier::TextClassifier;
 pub(super) use classifier::run as run_classifier;
+pub(super) use masked::run as run_masked;
 pub use plan::{Plan, plan};
 pub use rows::inspect_rows;
 

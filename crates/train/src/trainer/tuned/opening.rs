@@ -47,9 +47,11 @@ pub(super) fn find(base: &str) -> Result<PathBuf> {
 ///
 /// Files that are missing or damaged, and adapters that do not fit.
 pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<String>)> {
+    let whole = config.adapter.is_none();
     let dtype = match config.precision {
-        Precision::F32 => DType::F32,
-        Precision::Bf16 => DType::BF16,
+        Precision::Bf16 if !whole => DType::BF16,
+        // What is trained is kept in f32: small steps would be lost in bf16.
+        Precision::Bf16 | Precision::F32 => DType::F32,
     };
     let mut notes = Vec::new();
     let stored = check_trainable(config, directory)?;

@@ -81,8 +81,12 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     let Model::Pretrained(base) = &config.model else {
         return Ok(None);
     };
-    if config.task == Task::SequenceClassification {
-        return super::classifier::prepare(loaded, base).map(|_| None);
+    match config.task {
+        Task::SequenceClassification => {
+            return super::classifier::prepare(loaded, base).map(|_| None);
+        }
+        Task::MaskedLm => return super::masked::prepare(loaded, base).map(|_| None),
+        _ => {}
     }
     let here = |key: &'static str| move |error: Error| placed(loaded, key, error);
     let directory = opening::find(&base.base).map_err(here("model.base"))?;
@@ -131,6 +135,11 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
         Optimizer::Sgd { momentum, .. } if *momentum > 0.0 => 4,
         Optimizer::Sgd { .. } => 0,
     };
+    // The rounded copies that a forward pass of whole weights computes with.
+    let copies = match (&config.adapter, config.precision) {
+        (None, Precision::Bf16) => 2,
+        _ => 0,
+    };
     let loader = Loader::new(
         rows.parts.training.clone(),
         LoaderConfig::training(config.train.batch_size, config.seed),
@@ -162,7 +171,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     };
     Ok(Some(Plan {
         frozen,
-        trained: trained_count * (8 + moments),
+        trained: trained_count * (8 + moments + copies),
         activations: widest * kept * number,
         steps: total_steps(&settings, batches),
         tokens_per_step,

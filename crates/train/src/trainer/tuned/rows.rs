@@ -8,7 +8,9 @@ use entrenar_zoo::{CausalLm, TextModel};
 
 use super::opening;
 use crate::config::{self, Config, Loaded, Model, Task};
-use crate::data::sft::{Fields, Overlong, SftConfig, SftData, SftFormat, TrainOnEos, inspect};
+use crate::data::sft::{
+    Fields, NoTarget, Overlong, SftConfig, SftData, SftFormat, TrainOnEos, inspect,
+};
 use crate::data::{Parts, find_files, splits};
 use crate::trainer::trained::open_text_model;
 
@@ -87,7 +89,7 @@ fn settings(config: &Config, model: &dyn CausalLm) -> Result<(SftConfig, Option<
         roles_to_train: data
             .roles_to_train
             .clone()
-            .unwrap_or_else(|| defaults.roles_to_train.clone()),
+            .unwrap_or(defaults.roles_to_train),
         train_on_eos: match data.train_on_eos {
             Some(config::TrainOnEos::All) => TrainOnEos::All,
             Some(config::TrainOnEos::Last) => TrainOnEos::Last,
@@ -100,9 +102,12 @@ fn settings(config: &Config, model: &dyn CausalLm) -> Result<(SftConfig, Option<
             Some(config::Overlong::Error) => Overlong::Error,
             Some(config::Overlong::Drop) | None => Overlong::Drop,
         },
+        no_target: match data.no_target {
+            Some(config::NoTarget::Drop) => NoTarget::Drop,
+            Some(config::NoTarget::Error) | None => NoTarget::Error,
+        },
         fields: fields(config)?,
         eos_token: data.eos_token.clone(),
-        ..defaults
     };
     Ok((settings, note))
 }
