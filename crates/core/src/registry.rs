@@ -483,6 +483,9 @@ mod tests {
             "only {} entries were met",
             checked.len()
         );
+        for entry in operations().iter().filter(|e| e.kind == "expand") {
+            assert!(checked.contains(entry.name), "{} has no kernel", entry.name);
+        }
         let kinds: BTreeSet<&str> = operations().iter().map(|e| e.kind).collect();
         let known = [
             "composed",
