@@ -6,6 +6,7 @@ mod functional;
 mod limits;
 mod pitfalls;
 mod refusals;
+mod refusals_of_layers;
 mod registry;
 mod samples;
 mod transforms;
