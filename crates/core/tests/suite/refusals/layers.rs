@@ -1,4 +1,4 @@
-//! The edges of shape rules of what layers are made of, as in `refusals.rs`: convolutions, pooling,
+//! The edges of shape rules of what layers are made of: convolutions, pooling,
 //! normalisation, attention and losses.
 
 use entrenar_core::ops::attention::AttentionOptions;
@@ -8,7 +8,7 @@ use entrenar_core::ops::loss::Reduction;
 use entrenar_core::ops::pool::PoolOptions;
 use entrenar_core::{DType, Tensor};
 
-use crate::refusals::{edges, ints, t};
+use super::{edges, ints, t};
 
 #[test]
 fn windows() {
