@@ -193,4 +193,36 @@ mod tests {
             [14, 32, 32, 77, -14, -32, -32, -77]
         );
     }
+
+    /// Many vectors times one matrix are one product of matrices: no copies of the matrix.
+    #[test]
+    fn one_matrix_on_the_right_is_one_product() {
+        use crate::autograd::graph::Edge;
+        use crate::tensor::Level;
+        let t = |shape: &[usize]| Tensor::ones(shape, DType::F32).requires_grad().unwrap();
+        let product = |a: &Tensor, b: &Tensor| {
+            let y = a.matmul(b).unwrap();
+            let Some(Edge::Node { node, .. }) = y.edge(Level::AMBIENT).cloned() else {
+                panic!("not recorded");
+            };
+            let mut names = vec![node.op.name()];
+            let mut node = node;
+            while node.op.name() != "matmul" {
+                let Some(Edge::Node { node: next, .. }) = node.edges[0].clone() else {
+                    panic!("no product in {names:?}");
+                };
+                names.push(next.op.name());
+                node = next;
+            }
+            let [a, b] = [0, 1].map(|i| node.avals[i].shape.to_vec());
+            (names, a, b)
+        };
+        let w = t(&[3, 4]);
+        let flat = product(&t(&[5, 2, 3]), &w);
+        assert_eq!(flat, (vec!["reshape", "matmul"], vec![10, 3], vec![3, 4]));
+        let plain = product(&t(&[2, 3]), &w);
+        assert_eq!(plain, (vec!["matmul"], vec![2, 3], vec![3, 4]));
+        let both = product(&t(&[5, 2, 3]), &t(&[5, 3, 4]));
+        assert_eq!(both, (vec!["matmul"], vec![5, 2, 3], vec![5, 3, 4]));
+    }
 }

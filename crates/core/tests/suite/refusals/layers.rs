@@ -160,6 +160,8 @@ fn windows() {
             (max(&pool(2, 2, 1, false)), Some(&[1, 2, 3])),
             (max(&pool(2, 4, 1, true)), Some(&[1, 2, 2])),
             (max(&pool(1, 3, 0, true)), Some(&[1, 2, 2])),
+            (max(&pool(3, 3, 1, true)), Some(&[1, 2, 2])),
+            (max(&pool(3, 3, 0, true)), Some(&[1, 2, 2])),
             (max(&pool(2, 1, 2, false)), None),
             (max(&pool(0, 1, 0, false)), None),
             (max(&pool(2, 0, 0, false)), None),
@@ -401,6 +403,23 @@ fn attention_and_rotation() {
             ),
             (run(&[2, 1, 3, 5], k, v, &plain), Some(&[2, 2, 3, 7])),
             (run(&[9, 1, 4, 3, 5], k, v, &plain), Some(&[9, 2, 4, 3, 7])),
+            (
+                run(
+                    &[9, 2, 4, 3, 5],
+                    &[9, 2, 2, 6, 5],
+                    v,
+                    &masked(t(&[9, 2, 4, 3, 6])),
+                ),
+                Some(&[9, 2, 4, 3, 7]),
+            ),
+            (
+                run(&[9, 2, 4, 3, 5], k, v, &masked(t(&[4, 3, 6]))),
+                Some(&[9, 2, 4, 3, 7]),
+            ),
+            (
+                run(&[9, 2, 4, 3, 5], k, v, &masked(t(&[9, 1, 1, 3, 6]))),
+                Some(&[9, 2, 4, 3, 7]),
+            ),
             (run(&[5], &[6, 5], &[6, 7], &plain), None),
             (run(&[3, 5], &[5], &[6, 7], &plain), None),
             (run(&[3, 5], &[6, 5], &[7], &plain), None),
