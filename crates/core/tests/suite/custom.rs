@@ -61,6 +61,14 @@ fn wrong_derivatives_are_found_at_their_order() -> Result<()> {
         check(3.1, 3.1, order(1)),
         &["the derivative and central differences disagree at order 1"],
     );
+    // The two modes compute the same: they must agree far closer than the differences do.
+    says(
+        check(3.0 * (1.0 + 1e-7), 3.0, order(1)),
+        &["forward and reverse mode disagree at order 1"],
+    );
+    // Steep functions round in proportion.
+    let steep = |t: &[Tensor]| Ok(vec![t[0].sin()?.mul_scalar(1e9)?]);
+    check_gradient(steep, &[&x], &order(2))?;
     // A slope off by a millionth is within a tolerance of a thousandth.
     let off = 3.0 * (1.0 + 1e-5);
     says(check(off, off, order(1)), &["central differences"]);

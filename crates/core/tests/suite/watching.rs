@@ -241,3 +241,40 @@ fn profiles_are_one_at_a_time_and_know_their_passes() {
     assert_eq!(peak(&profiler, "small"), Some((4 << 16) + (4 << 10)));
     drop((small, again));
 }
+
+/// An operation whose results a policy keeps does not run again in the replay.
+#[test]
+fn kept_operations_do_not_run_again() -> Result<()> {
+    #[derive(Debug)]
+    struct Counted(Arc<Mutex<usize>>);
+    impl CustomOp for Counted {
+        fn name(&self) -> &'static str {
+            "counted"
+        }
+        fn forward(&self, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+            *self.0.lock().unwrap() += 1;
+            Ok(vec![inputs[0].mul(inputs[0])?])
+        }
+        fn expand(&self, inputs: &[&Tensor]) -> Option<Result<Vec<Tensor>>> {
+            Some(inputs[0].mul(inputs[0]).map(|y| vec![y]))
+        }
+    }
+    for (keep, runs) in [(true, 1), (false, 2)] {
+        let count = Arc::new(Mutex::new(0));
+        let inside = count.clone();
+        let x = leaf(&[0.5, 1.5]);
+        let f = move |t: &[Tensor]| {
+            let y = Tensor::apply_custom(Counted(inside.clone()), &[&t[0].exp()?])?;
+            Ok(vec![y[0].sin()?])
+        };
+        let policy = Arc::new(move |name: &str, _: &[Aval]| keep && name == "counted");
+        let y = checkpoint_with(f, &[&x], Some(policy))?;
+        y[0].sum()?.backward()?;
+        assert_eq!(*count.lock().unwrap(), runs, "kept: {keep}");
+        let plain = leaf(&[0.5, 1.5]);
+        let e = plain.exp()?;
+        e.mul(&e)?.sin()?.sum()?.backward()?;
+        assert_eq!(numbers(&x.grad().unwrap()), numbers(&plain.grad().unwrap()));
+    }
+    Ok(())
+}
