@@ -264,3 +264,133 @@ pub fn handle<O: Op>(op: O) -> OpRef {
 pub fn one<T>(value: T) -> Few<T> {
     smallvec![value]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use entrenar_base::DType;
+
+    fn node_of(t: &Tensor) -> Arc<Node> {
+        match t.edge(Level::AMBIENT) {
+            Some(Edge::Node { node, .. }) => node.clone(),
+            _ => panic!("not the result of a recorded operation: {t:?}"),
+        }
+    }
+
+    /// Which inputs and outputs the node behind `t` keeps, as 0 and 1.
+    fn kept(t: &Tensor) -> (String, String) {
+        let node = node_of(t);
+        let saved = crate::autograd::graph::lock(&node.saved);
+        let saved = saved.as_ref().expect("not used yet");
+        let bits = |slots: &[Option<Slot>]| {
+            let bit = |s: &Option<Slot>| if s.is_some() { '1' } else { '0' };
+            slots.iter().map(bit).collect::<String>()
+        };
+        (bits(&saved.inputs), bits(&saved.outputs))
+    }
+
+    /// Memory of a training step: a node keeps what its rule reads for the gradients that somebody
+    /// wants, and nothing else.
+    #[test]
+    fn nodes_keep_exactly_what_their_rules_read() -> Result<()> {
+        use crate::ops::cross_entropy::CrossEntropy;
+        let fixed = Tensor::full([2, 3], 0.5, DType::F64);
+        let x = fixed.requires_grad()?;
+        let index = Tensor::zeros([2, 1], DType::I64);
+        let mask = Tensor::full([2, 3], 1.0, DType::Bool);
+        let row = Tensor::full([3], 0.5, DType::F64);
+        let kept = |y: Result<Tensor>| -> Result<(String, String)> { Ok(kept(&y?)) };
+        for (what, found, inputs, outputs) in [
+            ("add", kept(x.add(&fixed))?, "00", "0"),
+            ("mul", kept(x.mul(&x))?, "11", "0"),
+            ("mul, left", kept(x.mul(&fixed))?, "01", "0"),
+            ("mul, right", kept(fixed.mul(&x))?, "10", "0"),
+            ("exp", kept(x.exp())?, "0", "1"),
+            ("sin", kept(x.sin())?, "1", "0"),
+            ("sqrt", kept(x.sqrt())?, "0", "1"),
+            ("neg", kept(x.neg())?, "0", "0"),
+            ("div, left", kept(x.div(&fixed))?, "01", "0"),
+            ("div, right", kept(fixed.div(&x))?, "01", "1"),
+            ("sum", kept(x.sum())?, "0", "0"),
+            ("transpose", kept(x.t())?, "0", "0"),
+            ("matmul", kept(x.matmul(&x.t()?.detach()))?, "01", "0"),
+            ("matmul, right", kept(fixed.t()?.matmul(&x))?, "10", "0"),
+            ("gather", kept(x.gather(1, &index))?, "01", "0"),
+            (
+                "where",
+                kept(Tensor::where_(&mask, &x, &fixed))?,
+                "100",
+                "0",
+            ),
+            ("softmax", kept(x.softmax(1))?, "0", "1"),
+            (
+                "layer_norm",
+                kept(x.layer_norm(1, Some(&row), Some(&row), 0.1))?,
+                "111",
+                "011",
+            ),
+            (
+                "rms_norm",
+                kept(x.rms_norm(1, Some(&row), 0.1))?,
+                "11",
+                "01",
+            ),
+            (
+                "batch_norm",
+                x.batch_norm(None, None, 0.1)
+                    .map(|y| self::tests::kept(&y.0))?,
+                "1",
+                "011",
+            ),
+            (
+                "sort",
+                x.sort(1, false).map(|y| self::tests::kept(&y.0))?,
+                "0",
+                "01",
+            ),
+        ] {
+            assert_eq!(
+                (found.0.as_str(), found.1.as_str()),
+                (inputs, outputs),
+                "{what}"
+            );
+        }
+        // The node of the losses lies behind a reshape and a mean.
+        let targets = Tensor::zeros([2], DType::I64);
+        let loss = x.cross_entropy(&targets, &CrossEntropy::default())?;
+        let mut node = node_of(&loss);
+        while node.op.name() != "cross_entropy" {
+            let Some(Some(Edge::Node { node: next, .. })) = node.edges.first().cloned() else {
+                panic!("no cross_entropy behind the loss");
+            };
+            node = next;
+        }
+        let saved = crate::autograd::graph::lock(&node.saved).clone().unwrap();
+        assert!(saved.outputs[0].is_none() && saved.outputs[1].is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn nodes_know_their_operands_and_place() -> Result<()> {
+        let x = Tensor::full([2], 0.5, DType::F64).requires_grad()?;
+        let fixed = Tensor::full([2], 2.0, DType::F64);
+        let y = x.mul(&fixed)?;
+        let node = node_of(&y);
+        assert_eq!(node.op.name(), "mul");
+        assert!(node.edges[0].is_some() && node.edges[1].is_none());
+        assert_eq!((node.avals.len(), node.outputs), (2, 1));
+        assert!(
+            node.location.file().ends_with("apply.rs"),
+            "{}",
+            node.location
+        );
+        let later = node_of(&y.exp()?);
+        assert!(later.sequence > node.sequence);
+        let (values, index) = x.sort(0, false)?;
+        assert!(values.is_tracked() && !index.is_tracked());
+        // What nobody wants a gradient of is not recorded at all.
+        assert!(!fixed.mul(&fixed)?.is_tracked());
+        assert!(!x.argmax(None, false)?.is_tracked() && !x.lt(&fixed)?.is_tracked());
+        Ok(())
+    }
+}

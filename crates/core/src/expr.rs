@@ -608,4 +608,185 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn constants_fold_and_neutral_elements_vanish() {
+        let (zero, one, two) = (c(0.0), c(1.0), c(2.0));
+        let (a, b) = (x(0), x(1));
+        for (expr, text) in [
+            (&zero + &a, "x0"),
+            (&a + &zero, "x0"),
+            (&a + &one, "add(x0, 1)"),
+            (&one + &a, "add(1, x0)"),
+            (&a - &zero, "x0"),
+            (&zero - &a, "neg(x0)"),
+            (&one - &a, "sub(1, x0)"),
+            (&a - &one, "sub(x0, 1)"),
+            (&zero * &a, "0"),
+            (&a * &zero, "0"),
+            (&one * &a, "x0"),
+            (&a * &one, "x0"),
+            (&two * &a, "mul(2, x0)"),
+            (&a * &two, "mul(x0, 2)"),
+            (&a / &one, "x0"),
+            (&zero / &a, "0"),
+            (&a / &two, "div(x0, 2)"),
+            (&one / &a, "div(1, x0)"),
+            (&two / &c(4.0), "0.5"),
+            (&a / &b, "div(x0, x1)"),
+            (-&-&a, "x0"),
+            (-&two, "-2"),
+            ((-&a).unary(Unary::Exp), "exp(neg(x0))"),
+            (a.unary(Unary::Neg), "neg(x0)"),
+            (c(0.0).unary(Unary::Exp), "1"),
+            (a.lt(&b), "lt(x0, x1)"),
+            (a.le(&b), "le(x0, x1)"),
+            (a.equals(&b), "eq(x0, x1)"),
+            (a.pow(&two), "pow(x0, 2)"),
+            (a.select(&b, &b), "x1"),
+            (one.select(&a, &b), "x0"),
+            (zero.select(&a, &b), "x1"),
+            (c(-3.0).select(&a, &b), "x0"),
+            (a.select(&b, &two), "select(x0, x1, 2)"),
+            (Expr::output(), "y"),
+        ] {
+            assert_eq!(format!("{expr:?}"), text);
+        }
+        let op = Pointwise::new("name", 1, OutputType::Like(0), &a * &two);
+        assert_eq!(format!("{op:?}"), "name = mul(x0, 2)");
+        assert!(matches!(op.expr().node(), Node::Binary(Binary::Mul, ..)));
+    }
+
+    #[test]
+    fn derivatives_are_as_short_as_by_hand() {
+        let (a, b) = (x(0), x(1));
+        for (expr, text) in [
+            (a.clone(), "1"),
+            (b.clone(), "0"),
+            (c(3.0), "0"),
+            (c(0.0), "0"),
+            (&a + &b, "1"),
+            (&b - &a, "-1"),
+            (&a * &b, "x1"),
+            (&a * &a, "add(x0, x0)"),
+            (&a / &b, "reciprocal(x1)"),
+            (&b / &a, "neg(div(y, x0))"),
+            (a.unary(Unary::Exp), "y"),
+            ((&a * &b).unary(Unary::Exp), "mul(y, x1)"),
+            (a.unary(Unary::Floor), "0"),
+            (a.lt(&b).select(&a, &b), "select(lt(x0, x1), 1, 0)"),
+            (a.lt(&b).select(&b, &c(2.0)), "0"),
+        ] {
+            assert_eq!(format!("{:?}", expr.diff(0)), text, "{expr:?}");
+        }
+    }
+
+    #[test]
+    fn every_slope_of_two_values_agrees_with_central_differences() {
+        let points = [(0.3, 0.8), (1.7, 0.6), (2.3, -1.4), (0.9, 2.2), (3.7, 1.1)];
+        for &b in Binary::ALL {
+            let e = x(0).binary(b, &x(1));
+            for (p, q) in points {
+                for i in 0..2u8 {
+                    let f = |t: f64| {
+                        let (p, q) = if i == 0 { (t, q) } else { (p, t) };
+                        pointwise::scalar_f64_2(b, p, q)
+                    };
+                    let (at, h) = (if i == 0 { p } else { q }, 1e-5);
+                    let numeric = (f(at + h) - f(at - h)) / (2.0 * h);
+                    let exact = e
+                        .derivative(i)
+                        .replace(&mut HashMap::new(), &|e| match e.node() {
+                            Node::Input(j) => Some(c(if *j == 0 { p } else { q })),
+                            _ => None,
+                        })
+                        .constant()
+                        .expect("all inputs are constants");
+                    if numeric.is_finite() {
+                        assert!(
+                            (exact - numeric).abs() < 1e-5 * (1.0 + exact.abs()),
+                            "{b:?} in {i} at {p}, {q}: {exact} {numeric}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn equal_subexpressions_are_one_step() {
+        let sum = &x(0) + &x(1);
+        let program = (&sum * &sum).program(2);
+        assert_eq!(program.steps.len(), 2);
+        assert_eq!(program.result, Source::Temp(1));
+        let constant = c(2.0).program(1);
+        assert!(constant.steps.is_empty());
+        let op = Pointwise::new("square_of_sum", 2, OutputType::Like(0), &sum * &sum);
+        let a = Array::from_vec(vec![1.0f64, 2.0], [2]).unwrap();
+        let out = op.eval(&[&a, &a], &[Aval::of(&a)]).unwrap();
+        assert_eq!(out[0].to_f64_vec(), [4.0, 16.0]);
+    }
+
+    #[test]
+    fn pointwise_ops_check_count_and_shapes() {
+        let op = Pointwise::new("sum", 2, OutputType::Like(1), &x(0) + &x(1));
+        let a = Aval::new([2, 3], DType::F32);
+        let wide = Aval::new([2, 3], DType::F64);
+        let other = Aval::new([3, 2], DType::F32);
+        assert_eq!(op.infer(&[&a, &wide]).unwrap()[0], wide);
+        let say = |inputs: &[&Aval]| op.infer(inputs).unwrap_err().to_string();
+        assert!(
+            say(&[&a]).contains("[sum] expected 2 inputs, got 1"),
+            "{}",
+            say(&[&a])
+        );
+        assert!(say(&[&a, &a, &a]).contains("got 3"));
+        assert!(say(&[&a, &other]).contains("equal shapes"));
+        let test = Pointwise::new("test", 2, OutputType::Bool, x(0).lt(&x(1)));
+        assert_eq!(
+            test.infer(&[&a, &a]).unwrap()[0],
+            Aval::new([2, 3], DType::Bool)
+        );
+    }
+
+    #[test]
+    fn pointwise_ops_are_equal_when_they_compute_the_same() {
+        let hash = |op: &Pointwise| {
+            let mut state = std::collections::hash_map::DefaultHasher::new();
+            op.hash(&mut state);
+            state.finish()
+        };
+        let like = OutputType::Like(0);
+        let a = Pointwise::new("a", 2, like, &x(0) + &x(1));
+        let renamed = Pointwise::new("b", 2, like, &x(0) + &x(1));
+        assert!(*a == *renamed && hash(&a) == hash(&renamed));
+        for other in [
+            Pointwise::new("a", 3, like, &x(0) + &x(1)),
+            Pointwise::new("a", 2, OutputType::Like(1), &x(0) + &x(1)),
+            Pointwise::new("a", 2, like, &x(0) - &x(1)),
+        ] {
+            assert!(*a != *other, "{other:?}");
+        }
+        assert_ne!(hash(&a), hash(&Pointwise::new("a", 2, like, &x(0) - &x(1))));
+        assert_ne!(
+            hash(&a),
+            hash(&Pointwise::new("a", 2, OutputType::Bool, &x(0) + &x(1)))
+        );
+    }
+
+    #[test]
+    fn cached_ops_are_built_once_per_parameters() {
+        let build = |v: f64| {
+            Pointwise::cached("cached_test", &[v], || {
+                Pointwise::new("cached_test", 1, OutputType::Like(0), &x(0) * &c(v))
+            })
+        };
+        assert!(Arc::ptr_eq(&build(2.0), &build(2.0)));
+        assert!(!Arc::ptr_eq(&build(2.0), &build(3.0)));
+        let once = build(2.0);
+        let partial = once.partial(0).unwrap();
+        assert_eq!(partial.op.name(), "cached_test_backward");
+        let again = partial.op.partial(0).unwrap();
+        assert_eq!(again.op.name(), "cached_test_backward");
+    }
 }

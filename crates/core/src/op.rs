@@ -384,3 +384,178 @@ impl Debug for Bits {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Adds one, under a rule of every kind.
+    #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+    struct Probe {
+        kind: u8,
+        amount: Bits,
+    }
+
+    impl Op for Probe {
+        fn name(&self) -> &'static str {
+            "probe"
+        }
+        fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>> {
+            Ok(crate::apply::one(inputs[0].clone()))
+        }
+        fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
+            Ok(crate::apply::one(inputs[0].clone()))
+        }
+        fn rule(&self) -> Rule<'_> {
+            match self.kind {
+                0 => Rule::Zero,
+                1 => Rule::Linear(self),
+                2 => Rule::Multilinear(self),
+                3 => Rule::Expand(self),
+                _ => Rule::Explicit(self),
+            }
+        }
+    }
+
+    impl Linear for Probe {
+        fn transpose(&self, cx: &VjpCx<'_>, _: &mut Sink<'_>) -> Result<()> {
+            // Reads what the rule did not declare.
+            cx.input(0).map(drop)
+        }
+    }
+    impl Multilinear for Probe {
+        fn transpose(&self, _: usize, _: &Tensor, cx: &VjpCx<'_>) -> Result<Tensor> {
+            cx.output(0).cloned()
+        }
+    }
+    impl Expand for Probe {
+        fn expand(&self, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
+            Ok(crate::apply::one(inputs[0].clone()))
+        }
+    }
+    impl Explicit for Probe {
+        fn reads(&self, _: &[bool]) -> Reads {
+            Reads::NOTHING
+        }
+        fn vjp(&self, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Result<()> {
+            // Two contributions to one input add up.
+            for _ in 0..2 {
+                if let Some(g) = cx.cotangent(0) {
+                    sink.add(0, g.clone())?;
+                }
+            }
+            Ok(())
+        }
+        fn jvp(&self, cx: &JvpCx<'_>) -> Result<Few<Option<Tensor>>> {
+            Ok(crate::apply::one(cx.tangents[0].clone()))
+        }
+    }
+
+    fn probe(kind: u8) -> Probe {
+        Probe {
+            kind,
+            amount: Bits(1.0),
+        }
+    }
+
+    #[test]
+    fn rules_have_names() {
+        let names: Vec<&str> = (0..5).map(|kind| probe(kind).rule().name()).collect();
+        assert_eq!(
+            names,
+            ["zero", "linear", "multilinear", "expand", "explicit"]
+        );
+        let exp = crate::expr::x(0).unary(entrenar_cpu::pointwise::Unary::Exp);
+        let op = Pointwise::new("exp", 1, crate::expr::OutputType::Like(0), exp);
+        assert_eq!(op.rule().name(), "pointwise");
+    }
+
+    #[test]
+    fn defaults_of_the_contract() {
+        let probe = probe(1);
+        assert!(probe.linear_in(0) && probe.linear_in(7));
+        assert_eq!(probe.visible(), 1);
+        assert!(probe.backward().is_none());
+    }
+
+    /// Ops behind handles are equal when type and parameters are, and equal ops have equal keys.
+    #[test]
+    fn handles_compare_types_and_parameters() {
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+        struct Other(Probe);
+        impl Op for Other {
+            fn name(&self) -> &'static str {
+                "other"
+            }
+            fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>> {
+                self.0.infer(inputs)
+            }
+            fn eval(&self, inputs: &[&Array], outputs: &[Aval]) -> Result<Few<Array>> {
+                self.0.eval(inputs, outputs)
+            }
+            fn rule(&self) -> Rule<'_> {
+                self.0.rule()
+            }
+        }
+        let key = |op: &dyn Op| {
+            let mut state = std::collections::hash_map::DefaultHasher::new();
+            op.key(&mut state);
+            state.finish()
+        };
+        let a: OpRef = Arc::new(probe(0));
+        let same: OpRef = Arc::new(probe(0));
+        let changed: OpRef = Arc::new(Probe {
+            amount: Bits(2.0),
+            ..probe(0)
+        });
+        let foreign: OpRef = Arc::new(Other(probe(0)));
+        assert!(a.same(&*a) && a.same(&*same));
+        assert!(!a.same(&*changed) && !a.same(&*foreign) && !foreign.same(&*a));
+        assert_eq!(key(&*a), key(&*same));
+        assert_ne!(key(&*a), key(&*changed));
+        assert_ne!(key(&*a), key(&*foreign));
+    }
+
+    #[test]
+    fn parameters_compare_by_bits() {
+        assert_eq!(Bits(f64::NAN), Bits(f64::NAN));
+        assert_ne!(Bits(0.0), Bits(-0.0));
+        assert_eq!(format!("{:?}", Bits(1.5)), "1.5");
+        assert_eq!(
+            Reads::new(&[0, 2], &[1]),
+            Reads {
+                inputs: 5,
+                outputs: 2
+            }
+        );
+    }
+
+    #[test]
+    fn rules_that_read_what_they_did_not_declare_are_named() {
+        let x = Tensor::from_vec(vec![1.0f64], [1])
+            .unwrap()
+            .requires_grad()
+            .unwrap();
+        let backward = |kind| {
+            let y = crate::apply::apply1(&crate::apply::handle(probe(kind)), &[&x]).unwrap();
+            y.backward()
+        };
+        let e = backward(1).unwrap_err().to_string();
+        assert!(
+            e.contains("[probe] backward reads input 0, which its rule"),
+            "{e}"
+        );
+        assert!(
+            e.contains("in the backward pass of `probe` recorded at"),
+            "{e}"
+        );
+        let e = backward(2).unwrap_err().to_string();
+        assert!(
+            e.contains("[probe] backward reads output 0, which its rule"),
+            "{e}"
+        );
+        backward(4).unwrap();
+        assert_eq!(x.grad().unwrap().to_vec::<f64>().unwrap(), [2.0]);
+        assert_eq!(format!("{:?}", x.aval()), "f64[1]");
+    }
+}

@@ -713,3 +713,49 @@ impl Tensor {
         backward_all(&[(self, cotangent)], options)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_spread_and_differ() {
+        let of = |n: u64| {
+            let mut h = Spread::default();
+            h.write_u64(n);
+            h.finish()
+        };
+        let all: std::collections::HashSet<u64> = (0..1000).map(of).collect();
+        assert_eq!(all.len(), 1000);
+        let tops: std::collections::HashSet<u64> = (0..1000).map(|n| of(n) >> 56).collect();
+        assert!(
+            tops.len() > 200,
+            "the upper bits, which the table uses, vary: {}",
+            tops.len()
+        );
+        let mut h = Spread::default();
+        h.write_usize(5);
+        assert_eq!(h.finish(), of(5));
+        let bytes = |b: &[u8]| {
+            let mut h = Spread::default();
+            h.write(b);
+            h.finish()
+        };
+        assert_ne!(bytes(&[1, 2]), bytes(&[2, 1]));
+        assert_ne!(bytes(&[1, 2]), bytes(&[3, 2]));
+        assert_ne!(bytes(&[1]), bytes(&[]));
+        assert_eq!(bytes(&[1, 2]), of(of(1) << 8 | 2));
+    }
+
+    #[test]
+    fn the_newest_node_comes_first() {
+        let x = Tensor::scalar(1.0f64).requires_grad().unwrap();
+        let node = |t: &Tensor| match t.edge(Level::AMBIENT) {
+            Some(Edge::Node { node, .. }) => Newest(node.clone()),
+            _ => panic!("not recorded"),
+        };
+        let (a, b) = (node(&x.exp().unwrap()), node(&x.sin().unwrap()));
+        assert!(a < b && a != b && a == Newest(a.0.clone()));
+        assert_eq!(a.partial_cmp(&b), Some(Ordering::Less));
+    }
+}

@@ -212,3 +212,97 @@ fn mismatch(order: u8, what: &str, a: f64, b: f64, scale: f64) -> Error {
         ),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(values: &[f64]) -> Tensor {
+        Tensor::from_vec(values.to_vec(), [values.len()]).unwrap()
+    }
+
+    #[test]
+    fn differences_have_room_and_not_a_number_has_none() {
+        assert!(!differs(1.0, 1.5, 0.5) && differs(1.0, 1.5, 0.25));
+        assert!(!differs(-1.0, -1.5, 0.5) && differs(1.5, 1.0, 0.25));
+        assert!(differs(f64::NAN, 1.0, 9.0) && differs(1.0, f64::NAN, 9.0));
+        assert!(differs(f64::INFINITY, f64::INFINITY, 9.0));
+        assert!(!differs(2.0, 2.0, 0.0));
+    }
+
+    #[test]
+    fn products_are_summed_with_and_without_sign() {
+        let (a, b) = (
+            [list(&[1.0, -2.0]), list(&[3.0])],
+            [list(&[4.0, 5.0]), list(&[-6.0])],
+        );
+        assert_eq!(dot(&a, &b).unwrap(), (-24.0, 32.0));
+        assert_eq!(dot(&[], &[]).unwrap(), (0.0, 0.0));
+    }
+
+    #[test]
+    fn floats_move_along_their_directions_and_integers_stay() {
+        let whole = Tensor::from_vec(vec![5i64], [1]).unwrap();
+        let inputs = [list(&[1.0, 2.0]), whole, list(&[3.0])];
+        let directions = [list(&[10.0, -10.0]), list(&[4.0])];
+        let moved = moved(&inputs, &directions, 0.5).unwrap();
+        assert_eq!(moved[0].to_vec::<f64>().unwrap(), [6.0, -3.0]);
+        assert_eq!(moved[1].to_vec::<i64>().unwrap(), [5]);
+        assert_eq!(moved[2].to_vec::<f64>().unwrap(), [5.0]);
+        let outputs = real_outputs(&|t: &[Tensor]| Ok(t.to_vec()), &inputs).unwrap();
+        assert_eq!(outputs.len(), 2);
+    }
+
+    #[test]
+    fn directions_differ_by_seed_order_and_place() {
+        let x = list(&[0.0; 4]);
+        let draw = |seed, stream| {
+            random_like(&x, seed, stream)
+                .unwrap()
+                .to_vec::<f64>()
+                .unwrap()
+        };
+        assert_eq!(draw(1, 2), draw(1, 2));
+        assert_ne!(draw(1, 2), draw(1, 3));
+        assert_ne!(draw(1, 2), draw(2, 2));
+        // Every input has a direction of its own: a derivative that swaps them is found.
+        let swapped = |t: &[Tensor]| {
+            let (a, b) = (&t[0], &t[1]);
+            let (fa, fb) = (a.detach(), b.detach());
+            // The value of a² + b with the slope of a + ... of the other one.
+            let value = fa.square()?.add(&fb)?;
+            Ok(vec![
+                value
+                    .add(&b.sub(&fb)?.mul(&fa.mul_scalar(2.0)?)?)?
+                    .add(&a.sub(&fa)?)?,
+            ])
+        };
+        let inputs = [list(&[0.3, 0.8]), list(&[1.1, -0.4])];
+        let settings = GradCheck {
+            order: 1,
+            ..Default::default()
+        };
+        let refs: Vec<&Tensor> = inputs.iter().collect();
+        assert!(check_gradient(swapped, &refs, &settings).is_err());
+    }
+
+    /// Large values with a small slope leave room for their rounding, and no more.
+    #[test]
+    fn rounding_of_large_values_is_not_a_disagreement() {
+        let x = list(&[0.3, -0.7, 1.9]);
+        let settings = GradCheck {
+            order: 1,
+            ..Default::default()
+        };
+        let large = |t: &[Tensor]| Ok(vec![t[0].mul_scalar(1e-3)?.add_scalar(1e6)?]);
+        check_gradient(large, &[&x], &settings).unwrap();
+        let off = |t: &[Tensor]| {
+            let x = t[0].mul_scalar(1e-3)?;
+            Ok(vec![x.add(&x.detach().mul_scalar(0.01)?)?.add_scalar(1.0)?])
+        };
+        let e = check_gradient(off, &[&x], &settings)
+            .unwrap_err()
+            .to_string();
+        assert!(e.contains("central differences"), "{e}");
+    }
+}

@@ -182,3 +182,34 @@ impl Tensor {
         apply1(&crate::apply::handle(Retain { cell }), &[self])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hooks_are_compared_by_identity() {
+        let hook = || -> Hook { Arc::new(|_| Ok(None)) };
+        let (a, b) = (ByIdentity(hook()), ByIdentity(hook()));
+        let hash = |h: &ByIdentity<HookFunction>| {
+            let mut state = std::collections::hash_map::DefaultHasher::new();
+            h.hash(&mut state);
+            std::hash::Hasher::finish(&state)
+        };
+        assert!(a == a.clone() && a != b);
+        assert!(hash(&a) == hash(&a.clone()) && hash(&a) != hash(&b));
+        assert!(format!("{a:?}").starts_with("0x"), "{a:?}");
+        assert_ne!(format!("{a:?}"), format!("{b:?}"));
+        let of =
+            |hook: &ByIdentity<HookFunction>| crate::apply::handle(Hooked { hook: hook.clone() });
+        assert!(of(&a).same(&*of(&a)) && !of(&a).same(&*of(&b)));
+        let cell = || ByIdentity(Leaf::new(Aval::new([1], entrenar_base::DType::F32)));
+        let (c, d) = (cell(), cell());
+        let of = |cell: &ByIdentity<Leaf>| crate::apply::handle(Retain { cell: cell.clone() });
+        assert!(
+            of(&c).same(&*of(&c))
+                && !of(&c).same(&*of(&d))
+                && !of(&c).same(&*crate::apply::handle(Hooked { hook: a }))
+        );
+    }
+}

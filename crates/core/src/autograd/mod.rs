@@ -90,3 +90,68 @@ fn with_grad<T>(enabled: bool, f: impl FnOnce() -> T) -> T {
     let _restore = Restore(crate::apply::set_grad_enabled(enabled));
     f()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(values: &[f64]) -> Tensor {
+        Tensor::from_vec(values.to_vec(), [values.len()]).unwrap()
+    }
+
+    fn sum(slot: &Option<Tensor>) -> Vec<f64> {
+        slot.as_ref().unwrap().array().to_f64_vec()
+    }
+
+    /// Gradients add up in place only where nobody else sees the sum so far.
+    #[test]
+    fn sums_never_change_under_a_reader() {
+        let mut slot = None;
+        accumulate(&mut slot, list(&[1.0, 2.0])).unwrap();
+        let seen = slot.clone().unwrap();
+        accumulate(&mut slot, list(&[10.0, 10.0])).unwrap();
+        assert_eq!(sum(&slot), [11.0, 12.0]);
+        assert_eq!(seen.to_vec::<f64>().unwrap(), [1.0, 2.0]);
+        // The same storage behind another tensor.
+        let view = Tensor::from(seen.array().clone());
+        let mut slot = Some(seen);
+        accumulate(&mut slot, list(&[1.0, 1.0])).unwrap();
+        assert_eq!(sum(&slot), [2.0, 3.0]);
+        assert_eq!(view.to_vec::<f64>().unwrap(), [1.0, 2.0]);
+        // Alone it stays where it is.
+        let mut slot = Some(list(&[1.0, 2.0]));
+        let before = slot
+            .as_ref()
+            .unwrap()
+            .array()
+            .as_slice::<f64>()
+            .unwrap()
+            .as_ptr();
+        accumulate(&mut slot, list(&[1.0, 1.0])).unwrap();
+        let after = slot
+            .as_ref()
+            .unwrap()
+            .array()
+            .as_slice::<f64>()
+            .unwrap()
+            .as_ptr();
+        assert!(before == after && sum(&slot) == [2.0, 3.0]);
+        // Other shapes and dtypes broadcast and promote, or are refused.
+        accumulate(&mut slot, Tensor::scalar(1.0f64)).unwrap();
+        assert_eq!(sum(&slot), [3.0, 4.0]);
+        accumulate(&mut slot, Tensor::ones([2], crate::DType::F32)).unwrap();
+        assert_eq!(
+            (slot.as_ref().unwrap().dtype(), sum(&slot)),
+            (crate::DType::F64, vec![4.0, 5.0])
+        );
+        let mut narrow = Some(Tensor::ones([2], crate::DType::F32));
+        accumulate(&mut narrow, list(&[0.5, 0.5])).unwrap();
+        assert_eq!(narrow.as_ref().unwrap().dtype(), crate::DType::F64);
+        assert!(accumulate(&mut slot, list(&[1.0, 2.0, 3.0])).is_err());
+        // A tracked contribution keeps its history.
+        let x = list(&[1.0, 1.0]).requires_grad().unwrap();
+        let mut slot = Some(list(&[1.0, 2.0]));
+        accumulate(&mut slot, x).unwrap();
+        assert!(slot.as_ref().unwrap().is_tracked() && sum(&slot) == [2.0, 3.0]);
+    }
+}

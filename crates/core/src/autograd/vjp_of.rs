@@ -173,3 +173,73 @@ pub(super) fn backward(op: &OpRef, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Backward kernels as ops are equal when the op and what they read and give are.
+    #[test]
+    fn equal_kernels_are_equal() {
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+        struct Fused(u8);
+        impl Op for Fused {
+            fn name(&self) -> &'static str {
+                "fused"
+            }
+            fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>> {
+                Ok(inputs.iter().map(|a| (*a).clone()).collect())
+            }
+            fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
+                Ok(inputs.iter().map(|a| (*a).clone()).collect())
+            }
+            fn rule(&self) -> Rule<'_> {
+                Rule::Zero
+            }
+        }
+        let of = |k: u8, needs: [bool; 2], outputs: [bool; 2], cotangents: [bool; 1]| VjpOf {
+            op: std::sync::Arc::new(Fused(k)),
+            inputs: 2,
+            needs: SmallVec::from_slice(&needs),
+            outputs: SmallVec::from_slice(&outputs),
+            cotangents: SmallVec::from_slice(&cotangents),
+        };
+        let hash = |v: &VjpOf| {
+            let mut state = std::collections::hash_map::DefaultHasher::new();
+            v.hash(&mut state);
+            state.finish()
+        };
+        let a = of(0, [true, false], [true, true], [true]);
+        assert!(a == a.clone() && hash(&a) == hash(&a.clone()));
+        for other in [
+            of(1, [true, false], [true, true], [true]),
+            of(0, [true, true], [true, true], [true]),
+            of(0, [true, false], [false, true], [true]),
+            of(0, [true, false], [true, true], [false]),
+        ] {
+            assert!(a != other, "{other:?}");
+        }
+        assert_ne!(hash(&a), hash(&of(1, [true, false], [true, true], [true])));
+        assert_eq!((a.name(), a.visible()), ("fused", 1));
+        assert_eq!(of(0, [true, true], [true, true], [true]).visible(), 2);
+        assert_eq!(of(0, [false, false], [true, true], [true]).visible(), 0);
+        let x = Aval::new([2], entrenar_base::DType::F32);
+        let y = Aval::new([3], entrenar_base::DType::F32);
+        assert_eq!(
+            of(0, [false, true], [true, true], [true])
+                .infer(&[&x, &y, &y])
+                .unwrap()[..],
+            [y]
+        );
+        // What is not fused has no backward kernel.
+        let e = a.eval(&[], &[]).unwrap_err().to_string();
+        assert!(e.contains("[fused] is not a fused op"), "{e}");
+    }
+
+    #[test]
+    fn present_values_are_spread_in_order() {
+        let mut flat = [7, 8].into_iter();
+        let spread = spread(&[false, true, false, true, true], &mut flat);
+        assert_eq!(spread[..], [None, Some(7), None, Some(8), None]);
+    }
+}

@@ -553,4 +553,48 @@ mod tests {
         };
         assert!(run(&[1, 1, 2, 4], &[1, 1, 2, 4], &[1, 1, 2, 4], &masked));
     }
+
+    /// The op itself takes rank 4 only; each condition alone refuses.
+    #[test]
+    fn the_op_takes_rank_4_of_one_dtype() {
+        let a = |shape: &[usize]| Aval::new(shape, DType::F32);
+        let op = Attention::new(&AttentionOptions::default(), 5, false, false);
+        let infer = |q: &Aval, k: &Aval, v: &Aval| op.infer(&[q, k, v]).ok();
+        let (q, k, v) = (a(&[2, 4, 3, 5]), a(&[2, 2, 6, 5]), a(&[2, 2, 6, 7]));
+        let outputs = infer(&q, &k, &v).unwrap();
+        assert_eq!(outputs[..], [a(&[2, 4, 3, 7]), a(&[2, 4, 3])]);
+        for (q, k, v) in [
+            (a(&[4, 3, 5]), k.clone(), v.clone()),
+            (q.clone(), a(&[2, 6, 5]), v.clone()),
+            (q.clone(), k.clone(), a(&[2, 6, 7])),
+            (Aval::new([2, 4, 3, 5], DType::F64), k.clone(), v.clone()),
+            (q.clone(), Aval::new([2, 2, 6, 5], DType::F64), v.clone()),
+            (q.clone(), k.clone(), Aval::new([2, 2, 6, 7], DType::F64)),
+            (a(&[1, 4, 3, 5]), k.clone(), v.clone()),
+            (a(&[2, 4, 3, 4]), k.clone(), v.clone()),
+            (q.clone(), k.clone(), a(&[2, 1, 6, 7])),
+            (q.clone(), k.clone(), a(&[2, 2, 5, 7])),
+            (q.clone(), k.clone(), a(&[1, 2, 6, 7])),
+            (a(&[2, 3, 3, 5]), k.clone(), v.clone()),
+            (a(&[2, 0, 3, 5]), a(&[2, 0, 6, 5]), a(&[2, 0, 6, 7])),
+        ] {
+            assert!(infer(&q, &k, &v).is_none(), "{q:?} {k:?} {v:?}");
+        }
+        assert_eq!(op.scale, Bits(5f64.sqrt().recip()));
+        let half = AttentionOptions {
+            scale: Some(0.5),
+            dropout: Some((0.25, 1, 2)),
+            ..Default::default()
+        };
+        let op = Attention::new(&half, 5, false, false);
+        assert_eq!(
+            (op.scale, op.dropout),
+            (Bits(0.5), Some((Bits(0.75), 1, 2)))
+        );
+        let none = AttentionOptions {
+            dropout: Some((0.0, 1, 2)),
+            ..Default::default()
+        };
+        assert_eq!(Attention::new(&none, 5, false, false).dropout, None);
+    }
 }

@@ -752,4 +752,28 @@ mod tests {
                 .is_err()
         );
     }
+
+    /// Zeros are appended where output padding asks for more than the padding had cut off.
+    #[test]
+    fn nothing_is_appended_without_need() {
+        use crate::autograd::graph::Edge;
+        use crate::tensor::Level;
+        let x = Tensor::ones([1, 2, 5], DType::F32).requires_grad().unwrap();
+        let w = Tensor::ones([2, 3, 2], DType::F32);
+        let last = |padding: &[(usize, usize)], extra: &[usize]| {
+            let options = ConvOptions {
+                padding: padding.to_vec(),
+                ..Default::default()
+            };
+            let y = x.conv_transpose(&w, None, &options, extra).unwrap();
+            match y.edge(Level::AMBIENT) {
+                Some(Edge::Node { node, .. }) => node.op.name(),
+                _ => panic!("not recorded"),
+            }
+        };
+        assert_eq!(last(&[], &[]), "conv_input_grad");
+        assert_eq!(last(&[(0, 1)], &[1]), "conv_input_grad");
+        assert_eq!(last(&[(0, 1)], &[2]), "concat");
+        assert_eq!(last(&[], &[1]), "concat");
+    }
 }

@@ -782,4 +782,40 @@ mod tests {
         let taken = x.take_along_dim(&byte, 0).unwrap();
         assert_eq!(taken.to_vec::<f32>().unwrap(), [3.0, 2.0]);
     }
+
+    /// Shapes that the methods cannot produce, but a hand-made application could.
+    #[test]
+    fn the_ops_check_operands_of_gradients() {
+        let a = |shape: &[usize]| Aval::new(shape, DType::F32);
+        let at = |shape: &[usize]| Aval::new(shape, DType::I64);
+        let back = EmbeddingBackward { rows: 9 };
+        let infer = |g: &Aval, i: &Aval| back.infer(&[g, i]).ok().map(|o| o[0].shape.to_vec());
+        assert_eq!(infer(&a(&[4, 5, 2]), &at(&[4, 5])), Some(vec![9, 2]));
+        assert_eq!(infer(&a(&[2]), &at(&[])), Some(vec![9, 2]));
+        assert_eq!(infer(&a(&[4, 5, 2]), &at(&[5, 4])), None);
+        assert_eq!(infer(&a(&[]), &at(&[])), None);
+        assert_eq!(infer(&a(&[4, 2]), &a(&[4])), None);
+        let scatter = |b: &Aval, i: &Aval, s: &Aval| infer_scatter("op", 0, &[b, i, s]).is_ok();
+        assert!(scatter(&a(&[3, 2]), &at(&[5, 1]), &a(&[5, 1])));
+        assert!(!scatter(&a(&[3, 2]), &at(&[5, 1]), &a(&[5, 2])));
+        assert!(!scatter(
+            &a(&[3, 2]),
+            &at(&[5, 1]),
+            &Aval::new([5, 1], DType::F64)
+        ));
+        let add = |s: &Aval| {
+            IndexAdd { dim: 0 }
+                .infer(&[&a(&[3, 2]), &at(&[5]), s])
+                .is_ok()
+        };
+        assert!(add(&a(&[5, 2])));
+        assert!(!add(&a(&[5, 1])) && !add(&Aval::new([5, 2], DType::F64)));
+        assert!(Gather { dim: 0 }.linear_in(0) && !Gather { dim: 0 }.linear_in(1));
+        assert!(ScatterAdd { dim: 0 }.linear_in(2) && !ScatterAdd { dim: 0 }.linear_in(1));
+        assert!(Scatter { dim: 0 }.linear_in(2) && !Scatter { dim: 0 }.linear_in(1));
+        assert!(IndexSelect { dim: 0 }.linear_in(0) && !IndexSelect { dim: 0 }.linear_in(1));
+        assert!(IndexAdd { dim: 0 }.linear_in(0) && !IndexAdd { dim: 0 }.linear_in(1));
+        assert!(Embedding.linear_in(0) && !Embedding.linear_in(1));
+        assert!(back.linear_in(0) && !back.linear_in(1));
+    }
 }

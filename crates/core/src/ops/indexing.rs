@@ -197,4 +197,65 @@ mod tests {
         );
         assert_eq!(t.index(&[]).unwrap().dims(), [2, 3]);
     }
+
+    #[test]
+    fn entries_walk_the_dimensions() {
+        let x = Tensor::arange(0.0, 24.0, 1.0, DType::I64).unwrap();
+        let x = x.reshape([2, 3, 4]).unwrap();
+        let found = |entries: &[Index]| {
+            let y = x.index(entries).unwrap();
+            (y.dims().to_vec(), y.to_vec::<i64>().unwrap())
+        };
+        let (dots, new) = (Index::Ellipsis, Index::NewAxis);
+        let at = |i: isize| Index::At(i);
+        let column: Vec<i64> = vec![1, 5, 9, 13, 17, 21];
+        assert_eq!(found(&[dots.clone(), at(1)]), (vec![2, 3], column.clone()));
+        assert_eq!(
+            found(&[(..).into(), dots.clone(), at(-3)]),
+            (vec![2, 3], column)
+        );
+        let row: Vec<i64> = (12..16).collect();
+        assert_eq!(found(&[at(1), at(0), dots.clone()]), (vec![4], row.clone()));
+        assert_eq!(found(&[at(-1), at(-3)]), (vec![4], row.clone()));
+        assert_eq!(
+            found(&[at(1), dots.clone(), at(0)]),
+            (vec![3], vec![12, 16, 20])
+        );
+        assert_eq!(
+            found(&[at(1), new.clone(), at(0)]),
+            (vec![1, 4], row.clone())
+        );
+        assert_eq!(
+            found(&[new.clone(), at(1), at(0), new.clone()]),
+            (vec![1, 1, 4], row)
+        );
+        assert_eq!(
+            found(&[dots.clone(), new, at(3)]),
+            (vec![2, 3, 1], vec![3, 7, 11, 15, 19, 23])
+        );
+        assert_eq!(
+            found(&[at(0), (1..3).into(), (2..).into()]),
+            (vec![2, 2], vec![6, 7, 10, 11])
+        );
+        assert_eq!(
+            found(&[at(0), (-1..).into(), (..-3).into()]),
+            (vec![1, 1], vec![8])
+        );
+        assert_eq!(
+            found(&[at(0), at(0), Index::every(3)]),
+            (vec![2], vec![0, 3])
+        );
+        let backwards = Index::Range {
+            start: Some(3),
+            end: Some(1),
+            step: 1,
+        };
+        let odd = Index::Range {
+            start: Some(1),
+            end: Some(-1),
+            step: 2,
+        };
+        assert_eq!(found(&[at(0), at(1), odd]), (vec![1], vec![5]));
+        assert_eq!(found(&[at(0), at(1), backwards]), (vec![0], vec![]));
+    }
 }

@@ -437,4 +437,86 @@ mod tests {
                 .is_err()
         );
     }
+
+    #[test]
+    fn the_op_takes_equal_batches_of_squares() {
+        let a = |shape: &[usize]| Aval::new(shape, DType::F64);
+        let op = SolveTriangular {
+            upper: true,
+            unitriangular: false,
+        };
+        let infer = |x: &Aval, y: &Aval| op.infer(&[x, y]).ok().map(|o| o[0].clone());
+        assert_eq!(infer(&a(&[5, 3, 3]), &a(&[5, 3, 2])), Some(a(&[5, 3, 2])));
+        for (x, y) in [
+            (a(&[3]), a(&[3])),
+            (a(&[3, 3]), a(&[5, 3, 2])),
+            (a(&[5, 3, 2]), a(&[5, 3, 2])),
+            (a(&[5, 3, 3]), a(&[5, 2, 2])),
+            (a(&[5, 3, 3]), a(&[4, 3, 2])),
+            (a(&[3, 3]), Aval::new([3, 2], DType::F32)),
+            (Aval::new([3, 3], DType::I64), Aval::new([3, 2], DType::I64)),
+        ] {
+            assert_eq!(infer(&x, &y), None, "{x:?} {y:?}");
+        }
+        let square = Cholesky { upper: false };
+        assert!(square.infer(&[&a(&[2, 3, 3])]).is_ok());
+        assert!(square.infer(&[&a(&[3, 2])]).is_err() && square.infer(&[&a(&[3])]).is_err());
+        assert!(square.infer(&[&Aval::new([3, 3], DType::I64)]).is_err());
+    }
+
+    /// X·A = B and A·X = B, each triangle, with and without a diagonal of ones.
+    #[test]
+    fn solutions_solve_their_system() {
+        let full = Tensor::from_vec(vec![2.0f64, 3.0, -1.0, 4.0], [2, 2]).unwrap();
+        let b = Tensor::from_vec(vec![5.0f64, -7.0, 1.5, 0.25], [2, 2]).unwrap();
+        for (upper, left, ones) in [
+            (false, false, false),
+            (false, true, false),
+            (true, false, false),
+            (true, true, false),
+            (false, false, true),
+            (false, true, true),
+            (true, false, true),
+            (true, true, true),
+        ] {
+            let x = full.solve_triangular(&b, upper, left, ones).unwrap();
+            let skip = i64::from(ones);
+            let mut a = if upper {
+                full.triu(skip)
+            } else {
+                full.tril(-skip)
+            }
+            .unwrap();
+            if ones {
+                a = a.add(&Tensor::eye(2, DType::F64)).unwrap();
+            }
+            let back = if left { a.matmul(&x) } else { x.matmul(&a) }.unwrap();
+            for (p, q) in back
+                .to_vec::<f64>()
+                .unwrap()
+                .iter()
+                .zip(b.to_vec::<f64>().unwrap())
+            {
+                assert!((p - q).abs() < 1e-12, "{upper} {left} {ones}: {p} {q}");
+            }
+        }
+    }
+
+    #[test]
+    fn summands_and_products_have_their_factors() {
+        let two = Tensor::full([2, 2], 2.0, DType::F64);
+        let one = Tensor::ones([2, 2], DType::F64);
+        let value = |beta, alpha| {
+            let y = one.addmm(&two, &two, beta, alpha).unwrap();
+            y.to_vec::<f64>().unwrap()[0]
+        };
+        assert_eq!(
+            (value(1.0, 1.0), value(0.0, 1.0), value(1.0, 0.5)),
+            (9.0, 8.0, 5.0)
+        );
+        assert_eq!(
+            (value(3.0, 1.0), value(0.0, 0.25), value(-1.0, 2.0)),
+            (11.0, 2.0, 15.0)
+        );
+    }
 }

@@ -153,3 +153,78 @@ pub(crate) const ENTRIES: &[Entry] = &[Entry {
         Ok(Sample::one(vec![a, b], |t| t[0].matmul(&t[1])))
     },
 }];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use entrenar_base::DType;
+
+    /// The methods broadcast first; the op itself takes equal batches only.
+    #[test]
+    fn the_op_takes_equal_batches_of_matching_matrices() {
+        let a = |shape: &[usize]| Aval::new(shape, DType::F32);
+        let infer = |x: &Aval, y: &Aval| MatMul.infer(&[x, y]).ok().map(|out| out[0].clone());
+        assert_eq!(infer(&a(&[5, 2, 3]), &a(&[5, 3, 4])), Some(a(&[5, 2, 4])));
+        assert_eq!(infer(&a(&[2, 3]), &a(&[3, 4])), Some(a(&[2, 4])));
+        for (x, y) in [
+            (a(&[3]), a(&[3])),
+            (a(&[2, 3]), a(&[1, 3, 4])),
+            (a(&[5, 2, 3]), a(&[6, 3, 4])),
+            (a(&[5, 2, 3]), a(&[5, 2, 4])),
+            (a(&[2, 3]), Aval::new([3, 4], DType::F64)),
+        ] {
+            assert_eq!(infer(&x, &y), None, "{x:?} {y:?}");
+        }
+    }
+
+    #[test]
+    fn values_of_every_form_of_product() {
+        let m = Tensor::from_vec(vec![1i64, 2, 3, 4, 5, 6], [2, 3]).unwrap();
+        let v = Tensor::from_vec(vec![1i64, 0, -1], [3]).unwrap();
+        let w = Tensor::from_vec(vec![1i64, -1], [2]).unwrap();
+        let list = |t: Result<Tensor>| t.unwrap().to_vec::<i64>().unwrap();
+        assert_eq!(list(m.matmul(&v)), [-2, -2]);
+        assert_eq!(list(w.matmul(&m)), [-3, -3, -3]);
+        assert_eq!(list(v.dot(&v)), [2]);
+        assert_eq!(list(m.matmul(&m.t().unwrap())), [14, 32, 32, 77]);
+        let batch = Tensor::stack(&[&m, &m.neg().unwrap()], 0).unwrap();
+        assert_eq!(list(batch.matmul(&v)), [-2, -2, 2, 2]);
+        assert_eq!(list(w.matmul(&batch)), [-3, -3, -3, 3, 3, 3]);
+        assert_eq!(
+            list(batch.matmul(&m.t().unwrap())),
+            [14, 32, 32, 77, -14, -32, -32, -77]
+        );
+    }
+
+    /// Many vectors times one matrix are one product of matrices: no copies of the matrix.
+    #[test]
+    fn one_matrix_on_the_right_is_one_product() {
+        use crate::autograd::graph::Edge;
+        use crate::tensor::Level;
+        let t = |shape: &[usize]| Tensor::ones(shape, DType::F32).requires_grad().unwrap();
+        let product = |a: &Tensor, b: &Tensor| {
+            let y = a.matmul(b).unwrap();
+            let Some(Edge::Node { node, .. }) = y.edge(Level::AMBIENT).cloned() else {
+                panic!("not recorded");
+            };
+            let mut names = vec![node.op.name()];
+            let mut node = node;
+            while node.op.name() != "matmul" {
+                let Some(Edge::Node { node: next, .. }) = node.edges[0].clone() else {
+                    panic!("no product in {names:?}");
+                };
+                names.push(next.op.name());
+                node = next;
+            }
+            let [a, b] = [0, 1].map(|i| node.avals[i].shape.to_vec());
+            (names, a, b)
+        };
+        let w = t(&[3, 4]);
+        let flat = product(&t(&[5, 2, 3]), &w);
+        assert_eq!(flat, (vec!["reshape", "matmul"], vec![10, 3], vec![3, 4]));
+        let plain = product(&t(&[2, 3]), &w);
+        assert_eq!(plain, (vec!["matmul"], vec![2, 3], vec![3, 4]));
+        let both = product(&t(&[5, 2, 3]), &t(&[5, 3, 4]));
+        assert_eq!(both, (vec!["matmul"], vec![5, 2, 3], vec![5, 3, 4]));
+    }
+}

@@ -463,6 +463,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use entrenar_base::DType;
 
     fn iota(shape: &[usize]) -> Tensor {
         let n: usize = shape.iter().product();
@@ -514,5 +515,65 @@ mod tests {
         assert!(x.repeat(&[2]).is_err());
         assert!(x.repeat(&[usize::MAX, 2]).is_err());
         assert!(x.flip(&[0, 0]).is_err() && x.flip(&[2]).is_err());
+    }
+
+    #[test]
+    fn the_op_takes_one_pair_per_dimension() {
+        let x = Aval::new([2, 3], DType::F32);
+        let infer = |widths: &[(usize, usize)]| {
+            let op = Pad {
+                widths: SmallVec::from_slice(widths),
+                value: Bits(0.0),
+            };
+            op.infer(&[&x]).ok().map(|o| o[0].shape.to_vec())
+        };
+        assert_eq!(infer(&[(1, 2), (0, 4)]), Some(vec![5, 7]));
+        assert_eq!(infer(&[(1, 2)]), None);
+        assert_eq!(infer(&[(1, 2), (0, 4), (0, 0)]), None);
+        assert_eq!(infer(&[(usize::MAX, 2), (0, 4)]), None);
+    }
+
+    #[test]
+    fn sources_repeat_edges_or_turn_at_them() {
+        let shape = Shape::from([4]);
+        let from = |n, widths, padding| sources(n, widths, padding, &shape).ok();
+        assert_eq!(
+            from(4, (3, 3), Padding::Reflect),
+            Some(vec![3, 2, 1, 0, 1, 2, 3, 2, 1, 0])
+        );
+        assert_eq!(
+            from(4, (2, 1), Padding::Circular),
+            Some(vec![2, 3, 0, 1, 2, 3, 0])
+        );
+        assert_eq!(
+            from(2, (2, 3), Padding::Replicate),
+            Some(vec![0, 0, 0, 1, 1, 1, 1])
+        );
+        assert_eq!(
+            from(2, (1, 1), Padding::Constant(0.0)),
+            Some(vec![0, 0, 1, 1])
+        );
+        assert_eq!(from(0, (0, 0), Padding::Replicate), Some(vec![]));
+        assert_eq!(from(0, (0, 0), Padding::Circular), Some(vec![]));
+        assert_eq!(from(0, (1, 0), Padding::Replicate), None);
+        assert_eq!(from(1, (1, 0), Padding::Reflect), None);
+        assert_eq!(from(1, (0, 2), Padding::Circular), None);
+    }
+
+    #[test]
+    fn rolls_turn_by_any_number() {
+        let x = Tensor::arange(0.0, 6.0, 1.0, DType::I64)
+            .unwrap()
+            .reshape([2, 3])
+            .unwrap();
+        let list = |shifts: &[isize], dims: &[isize]| {
+            x.roll(shifts, dims).unwrap().to_vec::<i64>().unwrap()
+        };
+        assert_eq!(list(&[1], &[1]), [2, 0, 1, 5, 3, 4]);
+        assert_eq!(list(&[-1], &[1]), [1, 2, 0, 4, 5, 3]);
+        assert_eq!(list(&[5], &[-1]), [1, 2, 0, 4, 5, 3]);
+        assert_eq!(list(&[3], &[1]), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(list(&[1, 1], &[0, 1]), [5, 3, 4, 2, 0, 1]);
+        assert_eq!(list(&[2], &[]), [4, 5, 0, 1, 2, 3]);
     }
 }

@@ -154,3 +154,51 @@ pub(crate) const ENTRIES: &[Entry] = &[Entry {
         }))
     },
 }];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use entrenar_base::DType;
+
+    #[test]
+    fn the_op_takes_each_dimension_once() {
+        let x = Aval::new([2, 3, 4], DType::F32);
+        let infer = |axes: &[usize]| {
+            let op = Permute {
+                axes: SmallVec::from_slice(axes),
+            };
+            op.infer(&[&x]).ok().map(|out| out[0].shape.to_vec())
+        };
+        assert_eq!(infer(&[2, 0, 1]), Some(vec![4, 2, 3]));
+        for axes in [
+            &[0, 1][..],
+            &[0, 1, 1],
+            &[0, 1, 3],
+            &[0, 1, 2, 2],
+            &[0, 1, 2, 3],
+        ] {
+            assert_eq!(infer(axes), None, "{axes:?}");
+        }
+    }
+
+    #[test]
+    fn values_move_with_their_dimensions() {
+        let x = Tensor::arange(0.0, 24.0, 1.0, DType::I64).unwrap();
+        let x = x.reshape([2, 3, 4]).unwrap();
+        let y = x.permute(&[2, 0, 1]).unwrap();
+        assert_eq!(
+            y.select(0, 1).unwrap().to_vec::<i64>().unwrap(),
+            [1, 5, 9, 13, 17, 21]
+        );
+        let y = x.movedim(0, -1).unwrap();
+        assert_eq!(
+            y.select(0, 0).unwrap().to_vec::<i64>().unwrap(),
+            [0, 12, 1, 13, 2, 14, 3, 15]
+        );
+        let y = x.transpose(-1, 0).unwrap();
+        assert_eq!(
+            y.select(0, 3).unwrap().to_vec::<i64>().unwrap(),
+            [3, 15, 7, 19, 11, 23]
+        );
+    }
+}

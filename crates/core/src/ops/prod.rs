@@ -396,4 +396,33 @@ mod tests {
         assert_eq!(none.cumprod(1).unwrap().dims(), [2, 0]);
         assert!(none.cumsum(2).is_err() && none.prod_dim(-3, true).is_err());
     }
+
+    #[test]
+    fn recurrences_take_operands_alike() {
+        let a = Aval::new([2, 3], DType::F32);
+        let op = Recurrence { dim: 1 };
+        assert_eq!(op.infer(&[&a, &a]).unwrap()[0], a);
+        assert!(op.infer(&[&a, &Aval::new([2, 3], DType::F64)]).is_err());
+        assert!(op.infer(&[&a, &Aval::new([3], DType::F32)]).is_err());
+    }
+
+    #[test]
+    fn running_values_follow_their_definition() {
+        let x = Tensor::from_vec(vec![2.0f64, 3.0, -1.0, 0.0, 5.0, 2.0], [2, 3]).unwrap();
+        let list = |t: Result<Tensor>| t.unwrap().to_vec::<f64>().unwrap();
+        assert_eq!(list(x.cumsum(1)), [2.0, 5.0, 4.0, 0.0, 5.0, 7.0]);
+        assert_eq!(list(x.cumsum(0)), [2.0, 3.0, -1.0, 2.0, 8.0, 1.0]);
+        assert_eq!(list(x.cumprod(1)), [2.0, 6.0, -6.0, 0.0, 0.0, 0.0]);
+        assert_eq!(list(x.prod_dim(0, false)), [0.0, 15.0, -2.0]);
+        assert_eq!(list(x.prod()), [0.0]);
+        let b = Tensor::ones([2, 3], DType::F64);
+        assert_eq!(list(recur(&x, &b, 1)), [1.0, 4.0, -3.0, 1.0, 6.0, 13.0]);
+        let whole = Tensor::from_vec(vec![3u8, 100, 2], [3]).unwrap();
+        assert_eq!(
+            whole.cumsum(0).unwrap().to_vec::<i64>().unwrap(),
+            [3, 103, 105]
+        );
+        assert_eq!(whole.prod().unwrap().to_vec::<i64>().unwrap(), [600]);
+        assert_eq!(Tensor::scalar(7u8).cumprod(0).unwrap().dtype(), DType::I64);
+    }
 }

@@ -267,3 +267,91 @@ pub(crate) const ENTRIES: &[Entry] = &[Entry {
         }))
     },
 }];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gradients of slices add up in place, in every dimension, step and dtype.
+    #[test]
+    fn parts_are_added_where_they_came_from() {
+        for dtype in [DType::F64, DType::F32, DType::BF16] {
+            let x = Tensor::arange(0.0, 24.0, 1.0, dtype).unwrap();
+            let x = x.reshape([2, 3, 4]).unwrap().requires_grad().unwrap();
+            for (dim, start, end, step) in [
+                (0, 1, 2, 1),
+                (1, 0, 3, 2),
+                (1, 1, 3, 1),
+                (2, 1, 4, 2),
+                (2, 2, 2, 1),
+                (-1, 0, 4, 3),
+            ] {
+                x.zero_grad();
+                let part = x.slice(dim, start, end, step).unwrap();
+                // Twice, and the whole once: the parts meet a gradient that is there already.
+                let weights = Tensor::arange(1.0, part.numel() as f64 + 1.0, 1.0, dtype).unwrap();
+                let weights = weights.reshape(part.shape()).unwrap();
+                let sum = x.sum().unwrap();
+                let loss = part.mul(&weights).unwrap().sum().unwrap();
+                let again = x.slice(dim, start, end, step).unwrap();
+                let again = again.mul(&weights).unwrap().sum().unwrap();
+                let loss = loss.add(&sum).unwrap().add(&again).unwrap();
+                loss.backward().unwrap();
+                let mut expected = vec![1.0; 24];
+                let index = Tensor::arange(0.0, 24.0, 1.0, DType::I64).unwrap();
+                let index = index.reshape([2, 3, 4]).unwrap();
+                let places = index.slice(dim, start, end, step).unwrap();
+                for (k, at) in places.to_vec::<i64>().unwrap().into_iter().enumerate() {
+                    expected[at as usize] += 2.0 * (k as f64 + 1.0);
+                }
+                let found = x.grad().unwrap().array().to_f64_vec();
+                assert_eq!(found, expected, "{dtype} {dim} {start}..{end} by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_floats_of_one_dtype_are_added_in_place() {
+        let at = Embed {
+            dim: 0,
+            start: 1,
+            step: 2,
+            size: 4,
+        };
+        let target = |dtype| Array::full_as([4, 2], 1.0, dtype);
+        let part = |dtype| Array::full_as([2, 2], 5.0, dtype);
+        let mut sum = target(DType::F32);
+        assert!(at.add_in_place(&mut sum, &part(DType::F32)).unwrap());
+        assert_eq!(sum.to_f64_vec(), [1.0, 1.0, 6.0, 6.0, 1.0, 1.0, 6.0, 6.0]);
+        let mut sum = target(DType::F64);
+        assert!(at.add_in_place(&mut sum, &part(DType::F64)).unwrap());
+        assert_eq!(sum.to_f64_vec()[2..4], [6.0, 6.0]);
+        assert!(!at.add_in_place(&mut sum, &part(DType::F32)).unwrap());
+        let mut sum = target(DType::F16);
+        assert!(!at.add_in_place(&mut sum, &part(DType::F16)).unwrap());
+        assert_eq!(sum.to_f64_vec(), [1.0; 8]);
+        let mut thin = Array::full_as([4, 0], 1.0, DType::F32);
+        let none = Array::full_as([2, 0], 1.0, DType::F32);
+        assert!(at.add_in_place(&mut thin, &none).unwrap());
+    }
+
+    #[test]
+    fn the_op_refuses_what_lies_outside() {
+        let x = Aval::new([2, 3], DType::F32);
+        let infer = |dim, start, end, step| {
+            let op = Slice {
+                dim,
+                start,
+                end,
+                step,
+            };
+            op.infer(&[&x]).ok().map(|out| out[0].shape.to_vec())
+        };
+        assert_eq!(infer(1, 0, 3, 1), Some(vec![2, 3]));
+        assert_eq!(infer(1, 1, 3, 2), Some(vec![2, 1]));
+        assert_eq!(infer(1, 3, 3, 1), Some(vec![2, 0]));
+        for (dim, start, end, step) in [(2, 0, 0, 1), (1, 0, 4, 1), (1, 2, 1, 1), (1, 0, 3, 0)] {
+            assert_eq!(infer(dim, start, end, step), None);
+        }
+    }
+}

@@ -232,3 +232,26 @@ pub(crate) const ENTRIES: &[Entry] = &[
         sample: |g| sample(g, Tensor::log_softmax),
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use entrenar_base::DType;
+
+    #[test]
+    fn gradients_must_be_like_their_results() {
+        let y = Aval::new([2, 3], DType::F32);
+        for log in [false, true] {
+            let op = SoftmaxBackward { dim: 1, log };
+            assert_eq!(op.infer(&[&y, &y]).unwrap()[0], y);
+            assert!(op.infer(&[&y, &Aval::new([3, 2], DType::F32)]).is_err());
+            let e = op.infer(&[&y, &Aval::new([2, 3], DType::F64)]).unwrap_err();
+            let name = if log {
+                "[log_softmax_backward]"
+            } else {
+                "[softmax_backward]"
+            };
+            assert!(e.to_string().contains(name), "{e}");
+        }
+    }
+}

@@ -178,4 +178,19 @@ mod tests {
             assert_eq!(found, 2.0 * i as f64);
         }
     }
+
+    #[test]
+    fn joining_one_is_itself() {
+        let x = Tensor::from_vec(vec![1.0f32, 2.0], [2])
+            .unwrap()
+            .requires_grad()
+            .unwrap();
+        let none = Tensor::zeros([0], DType::F32);
+        assert!(Tensor::concat(&[&x], 0).unwrap().is_leaf());
+        assert!(Tensor::concat(&[&none, &x], 0).unwrap().is_leaf());
+        let empty = Tensor::concat(&[&none, &Tensor::zeros([0], DType::F64)], 0).unwrap();
+        assert_eq!((empty.dims(), empty.dtype()), (&[0][..], DType::F64));
+        let joined = Tensor::concat(&[&x, &Tensor::ones([1], DType::F64)], 0).unwrap();
+        assert_eq!(joined.to_vec::<f64>().unwrap(), [1.0, 2.0, 1.0]);
+    }
 }

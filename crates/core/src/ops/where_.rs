@@ -451,4 +451,31 @@ mod tests {
         assert!(e.contains("bool condition"), "{e}");
         assert!(Tensor::where_(&Tensor::scalar(true), &x, &t(&[1.0; 3])).is_err());
     }
+
+    #[test]
+    fn the_op_takes_three_alike() {
+        let (c, x) = (Aval::new([2], DType::Bool), Aval::new([2], DType::F32));
+        let infer = |inputs: &[&Aval]| Where.infer(inputs).is_ok();
+        assert!(infer(&[&c, &x, &x]));
+        assert!(!infer(&[&c, &x]) && !infer(&[&x, &x, &x]));
+        assert!(!infer(&[&c, &x, &Aval::new([2], DType::F64)]));
+        assert!(!infer(&[&Aval::new([1], DType::Bool), &x, &x]));
+        assert!(!Where.linear_in(0) && Where.linear_in(1) && Where.linear_in(2));
+    }
+
+    #[test]
+    fn lerp_starts_and_ends_exactly() {
+        let (a, b) = (t(&[1.0, 3.0]), t(&[2.0, -3.0]));
+        let at = |w: f64| {
+            let y = a.lerp(&b, &Tensor::scalar(w)).unwrap();
+            y.to_vec::<f64>().unwrap()
+        };
+        assert_eq!(at(0.0), [1.0, 3.0]);
+        assert_eq!(at(1.0), [2.0, -3.0]);
+        assert_eq!(at(0.25), [1.25, 1.5]);
+        assert_eq!(at(0.75), [1.75, -1.5]);
+        assert_eq!(at(-1.0), [0.0, 9.0]);
+        let whole = Tensor::from_vec(vec![2i64], [1]).unwrap();
+        assert_eq!(whole.lerp(&whole, &whole).unwrap().dtype(), DType::F32);
+    }
 }

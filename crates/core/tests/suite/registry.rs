@@ -5,7 +5,9 @@
 
 use std::sync::Once;
 
-use entrenar_core::autograd::{DualTensor, GradCheck, check_gradient, checkpoint, jvp, vjp};
+use entrenar_core::autograd::{
+    DualTensor, GradCheck, GradOptions, check_gradient, checkpoint, grad, jvp, vjp,
+};
 use entrenar_core::registry::{Entry, Gen, Sample, operations};
 use entrenar_core::{DType, Result, Tensor};
 
@@ -235,6 +237,69 @@ fn up_to_second(f: &Function<'_>, inputs: &[Tensor], order: u8) -> Result<[Vec<T
         vec![]
     };
     Ok([values, gradients, second])
+}
+
+/// Second derivatives through a recorded backward pass (`create_graph`) are those of nested
+/// transforms.
+#[test]
+fn recorded_backward_passes_equal_nested_transforms() {
+    over_registry("create_graph", |_, s, case| {
+        if s.order < 2 || case % 3 != 0 {
+            return Ok(());
+        }
+        let nested = up_to_second(&s.function, &s.inputs, s.order).map_err(|e| e.to_string())?;
+        let second = (|| -> Result<Vec<Tensor>> {
+            let inputs: Vec<Tensor> = s
+                .inputs
+                .iter()
+                .map(|t| t.requires_grad().unwrap_or_else(|_| t.clone()))
+                .collect();
+            let floats: Vec<&Tensor> = inputs.iter().filter(|t| t.is_tracked()).collect();
+            let sum = |tensors: &[Tensor]| -> Result<Tensor> {
+                let tracked = tensors.iter().filter(|t| t.is_tracked());
+                let sums = tracked.map(Tensor::sum).collect::<Result<Vec<_>>>()?;
+                sums.iter()
+                    .try_fold(Tensor::scalar(0.0f64), |a, b| a.add(b))
+            };
+            let take = |loss: &Tensor, create_graph: bool| -> Result<Vec<Tensor>> {
+                if !loss.is_tracked() {
+                    return Ok(floats.iter().map(|t| t.detach().zeros_like()).collect());
+                }
+                let options = GradOptions {
+                    create_graph,
+                    allow_unused: true,
+                    ..Default::default()
+                };
+                let found = grad(&[loss], &floats, &options)?;
+                let zeros = |t: &Tensor| t.detach().zeros_like();
+                Ok(found
+                    .into_iter()
+                    .zip(&floats)
+                    .map(|(g, t)| g.unwrap_or_else(|| zeros(t)))
+                    .collect())
+            };
+            let first = take(&sum(&(s.function)(&inputs)?)?, true)?;
+            take(&sum(&first)?, false)
+        })()
+        .map_err(|e| e.to_string())?;
+        let float = s.inputs.iter().map(|t| t.dtype().is_float());
+        let expected = nested[2]
+            .iter()
+            .zip(float)
+            .filter(|(_, f)| *f)
+            .map(|(t, _)| t);
+        for (x, y) in second.iter().zip(expected) {
+            let (x, y) = (x.array().to_f64_vec(), y.array().to_f64_vec());
+            let scale = y.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+            for (x, y) in x.iter().zip(&y) {
+                let distance = (x - y).abs();
+                if distance.is_nan() || distance > 1e-9 * scale {
+                    return Err(format!("{x} instead of {y}"));
+                }
+            }
+        }
+        Ok(())
+    });
 }
 
 /// `f` with every fused op run as its expansion in simpler ops, which is what forward mode does:
