@@ -40,7 +40,11 @@ impl BatchNorm {
 
 impl Op for BatchNorm {
     fn name(&self) -> &'static str {
-        "batch_norm"
+        if self.relu {
+            "batch_norm_relu"
+        } else {
+            "batch_norm"
+        }
     }
     fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>> {
         let x = inputs[0];

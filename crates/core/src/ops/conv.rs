@@ -301,14 +301,14 @@ struct BiasedConv(Conv);
 
 impl Op for BiasedConv {
     fn name(&self) -> &'static str {
-        "conv"
+        "conv_bias"
     }
     fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>> {
         let outputs = self.0.infer(inputs)?;
         let channels = outputs[0].shape[1];
         if inputs[2].shape[..] != [channels] {
             let expected = format!("a bias of shape [{channels}]");
-            return Err(Error::shape(self.name(), expected, &inputs[2].shape));
+            return Err(Error::shape("conv", expected, &inputs[2].shape));
         }
         Ok(outputs)
     }
@@ -325,7 +325,7 @@ impl Op for BiasedConv {
 impl Expand for BiasedConv {
     fn expand(&self, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
         let y = self.0.apply(inputs[0], inputs[1])?;
-        Ok(one(with_bias(self.name(), y, Some(inputs[2]))?))
+        Ok(one(with_bias("conv", y, Some(inputs[2]))?))
     }
     fn backward(&self) -> Option<&dyn BackwardKernel> {
         Some(self)

@@ -200,11 +200,8 @@ fn special<'a>(
             w,
             "only `pad_token` may be named: others would change the model's own".to_owned(),
         ),
-        "bf16" | "bfloat16" => match (off, get("adapter").is_some()) {
-            (true, _) => w.leave_out(entry, "nothing to do"),
-            (false, true) => w.map(entry, "precision", text("bf16")),
-            (false, false) => w.leave_out(entry, "full fine-tuning trains in f32"),
-        },
+        "bf16" | "bfloat16" if off => w.leave_out(entry, "nothing to do"),
+        "bf16" | "bfloat16" => w.map(entry, "precision", text("bf16")),
         "lora_target_modules" | "lora_target_linear" | "peft_init_lora_weights"
             if get("adapter").is_none() =>
         {
