@@ -240,7 +240,7 @@ impl Squares {
                 unsafe {
                     use crate::simd::turn;
                     let from = data.as_ptr().add(from + c * self.stride + r).cast();
-                    let to: *mut i32 = out.slice(at..at + 16).as_mut_ptr().cast();
+                    let to: *mut i32 = out.as_mut_ptr().add(at).cast();
                     if self.past && to.addr().is_multiple_of(64) {
                         turn::sixteen::<true>(from, self.stride, to, self.out_row);
                     } else {

@@ -435,6 +435,12 @@ impl<'a, T> Shared<'a, T> {
         self.len == 0
     }
 
+    /// Where the first element lies, for kernels that write strided places; what goes through it keeps
+    /// the promise of [`Shared::slice`].
+    pub fn as_mut_ptr(&self) -> *mut T {
+        self.ptr
+    }
+
     /// The elements of `range`, writable.
     ///
     /// # Safety

@@ -75,7 +75,7 @@ impl Gpt2Config {
             vocab_size: keys.size("vocab_size", 50257)?,
             n_positions: keys.size("n_positions", keys.size("n_ctx", 1024)?)?,
             n_embd: width,
-            n_layer: keys.size("n_layer", 12)?,
+            n_layer: keys.layers("n_layer", 12)?,
             n_head: keys.size("n_head", 12)?,
             n_inner: keys.size("n_inner", 4 * width)?,
             embd_pdrop: keys.probability("embd_pdrop", 0.1)?,

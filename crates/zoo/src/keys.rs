@@ -3,6 +3,9 @@
 use entrenar_core::{Error, Result};
 use serde_json::{Map, Value};
 
+/// Far above every published model.
+const MOST_LAYERS: usize = 4096;
+
 /// The keys of an object; null counts as absent.
 pub(crate) struct Keys<'a>(pub &'a Map<String, Value>);
 
@@ -29,6 +32,17 @@ impl Keys<'_> {
         Ok(self
             .read(key, "a whole number of at least 1", size)?
             .unwrap_or(default))
+    }
+
+    /// A number of layers: of no size that a file of weights could have, so that a wrong one is told
+    /// before memory is asked for.
+    pub fn layers(&self, key: &str, default: usize) -> Result<usize> {
+        let layers = |v: &Value| {
+            let n = v.as_u64().and_then(|n| usize::try_from(n).ok());
+            n.filter(|n| (1..=MOST_LAYERS).contains(n))
+        };
+        let what = format!("a number of layers from 1 to {MOST_LAYERS}");
+        Ok(self.read(key, &what, layers)?.unwrap_or(default))
     }
 
     pub fn number(&self, key: &str, default: f64) -> Result<f64> {
@@ -66,4 +80,24 @@ impl Keys<'_> {
 /// The message for a value that does not fit.
 pub(crate) fn wrong(key: &str, what: &str, got: &Value) -> Error {
     Error::config(format!("config.json: `{key}`: expected {what}, got {got}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_numbers_of_layers_are_told() {
+        for (n, fits) in [
+            (0u64, false),
+            (1, true),
+            (4096, true),
+            (4097, false),
+            (u64::MAX, false),
+        ] {
+            let map = Map::from_iter([("n_layer".to_owned(), Value::from(n))]);
+            let read = Keys(&map).layers("n_layer", 12);
+            assert_eq!(read.is_ok(), fits, "{n}");
+        }
+    }
 }

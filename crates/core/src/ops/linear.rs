@@ -303,10 +303,11 @@ impl Tensor {
         let floats = all.clone().all(|t| t.dtype().is_float());
         // A product by itself does not save the input of a matrix that is not trained.
         let frozen = !weight.is_tracked() && self.is_tracked() && grad_enabled();
-        if weight.rank() == 1 || !floats || (frozen && !is_autocast()) {
+        let narrowed = dtype == DType::F64 && options.output.is_some_and(|o| o != dtype);
+        if weight.rank() == 1 || !floats || narrowed || (frozen && !is_autocast()) {
             return separate(self, weight, bias, options);
         }
-        let mixed = is_autocast() && dtype != DType::F64;
+        let mixed = is_autocast() && dtype == DType::F32;
         // A shortcut keeps its width.
         let narrow = if residual.is_some() {
             dtype

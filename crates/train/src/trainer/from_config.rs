@@ -244,6 +244,8 @@ const FIXED: &[&str] = &[
     "data",
     "train.batch_size",
     "train.gradient_accumulation_steps",
+    // It draws other dropout masks.
+    "train.gradient_checkpointing",
     "train.strict",
     "optimizer.name",
 ];

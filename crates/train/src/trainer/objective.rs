@@ -9,7 +9,7 @@
 use entrenar_base::{Error, Result};
 use entrenar_core::ops::cross_entropy;
 use entrenar_core::ops::loss::Reduction;
-use entrenar_core::{Tensor, autocast};
+use entrenar_core::{DType, Tensor, autocast};
 use entrenar_nn::{Ctx, Module};
 
 use crate::data::Batch;
@@ -127,7 +127,7 @@ impl<M: Module + ?Sized> Objective<M> for CrossEntropy {
 /// equals counts, as in `argmax`.
 pub(super) fn right_answers(logits: &Tensor, targets: &Tensor) -> Result<usize> {
     let classes = logits.dims().last().copied().unwrap_or(0);
-    let values = logits.detach().to_vec::<f32>()?;
+    let values = logits.detach().to_dtype(DType::F32)?.to_vec::<f32>()?;
     let targets = targets.to_vec::<i64>()?;
     if classes == 0 || values.len() != targets.len() * classes {
         return Err(Error::shape(
@@ -177,7 +177,7 @@ pub struct BinaryCrossEntropy;
 impl<M: Module + ?Sized> Objective<M> for BinaryCrossEntropy {
     fn measure(&self, model: &M, batch: &Batch, cx: &mut Ctx) -> Result<Measure> {
         let (logits, targets) = prediction(model, batch, cx)?;
-        let says = logits.detach().to_vec::<f32>()?;
+        let says = logits.detach().to_dtype(DType::F32)?.to_vec::<f32>()?;
         let is = targets.to_vec::<f32>()?;
         let right = says
             .iter()
@@ -213,5 +213,18 @@ pub(super) fn value_of(tensor: &Tensor) -> Result<f64> {
     match tensor.array().to_f64_vec().as_slice() {
         [value] => Ok(*value),
         _ => Err(Error::shape("loss", "a single number", tensor.shape())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_in_bf16_are_counted_too() {
+        let logits = Tensor::from_vec(vec![1.0f32, 3.0, 2.0, -1.0], [2, 2]).unwrap();
+        let targets = Tensor::from_vec(vec![1i64, 1], [2]).unwrap();
+        let narrow = logits.to_dtype(DType::BF16).unwrap();
+        assert_eq!(right_answers(&narrow, &targets).unwrap(), 1);
     }
 }

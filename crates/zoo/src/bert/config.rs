@@ -77,7 +77,7 @@ impl BertConfig {
         let config = BertConfig {
             vocab_size: keys.size("vocab_size", 30522)?,
             hidden_size: keys.size("hidden_size", 768)?,
-            num_hidden_layers: keys.size("num_hidden_layers", 12)?,
+            num_hidden_layers: keys.layers("num_hidden_layers", 12)?,
             num_attention_heads: keys.size("num_attention_heads", 12)?,
             intermediate_size: keys.size("intermediate_size", 3072)?,
             max_position_embeddings: keys.size("max_position_embeddings", 512)?,

@@ -141,7 +141,7 @@ impl DecoderConfig {
         let d = DecoderConfig::default();
         let heads = keys.size("num_attention_heads", 32)?;
         let hidden = keys.size("hidden_size", d.hidden_size)?;
-        let layers = keys.size("num_hidden_layers", d.num_hidden_layers)?;
+        let layers = keys.layers("num_hidden_layers", d.num_hidden_layers)?;
         let default_head = if family == Family::Qwen3 {
             128
         } else {

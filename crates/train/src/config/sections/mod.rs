@@ -131,10 +131,9 @@ const DEVICES: &[Choice] = &[
 
 const PRECISIONS: &[Choice] = &[
     Choice::new("f32", "32-bit floating point."),
-    Choice::for_tasks(
+    Choice::new(
         "bf16",
-        &[LANGUAGE_MODEL, SFT],
-        "bfloat16 for products, activations and a frozen base; what is trained is kept in f32.",
+        "bfloat16 for products, their results and a frozen base; what is trained is kept in f32.",
     ),
 ];
 
