@@ -10,6 +10,7 @@
 use std::cell::Cell;
 
 use entrenar_base::{DType, Result};
+use entrenar_cpu::product::Compute;
 
 use crate::Tensor;
 
@@ -53,6 +54,15 @@ pub(crate) fn operand(t: &Tensor) -> Result<Tensor> {
         t.to_dtype(DType::BF16)
     } else {
         Ok(t.clone())
+    }
+}
+
+/// What products of operands of this promoted dtype run in now.
+pub(crate) fn compute_for(dtype: DType) -> Compute {
+    match dtype {
+        DType::BF16 => Compute::Bf16,
+        DType::F32 if is_autocast() => Compute::Bf16,
+        _ => Compute::F32,
     }
 }
 

@@ -361,11 +361,11 @@ impl Smooth for f32 {
 impl Smooth for f64 {
     #[inline(always)]
     fn sigmoid(self) -> f64 {
-        1.0 / (1.0 + (-self).exp())
+        scalar_f64(Unary::Sigmoid, self)
     }
     #[inline(always)]
     fn erf(self) -> f64 {
-        libm::erf(self)
+        scalar_f64(Unary::Erf, self)
     }
     #[inline(always)]
     fn bell(self) -> f64 {
@@ -377,11 +377,13 @@ impl Smooth for f64 {
 fn value(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::None => x,
-        Activation::Relu if x <= 0.0 => 0.0,
-        Activation::Relu => x,
-        Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+        Activation::Relu => scalar_f64(Unary::Relu, x),
+        Activation::Gelu => {
+            let scaled = x * std::f64::consts::FRAC_1_SQRT_2;
+            0.5 * x * (1.0 + scalar_f64(Unary::Erf, scaled))
+        }
         Activation::GeluTanh => scalar_f64(Unary::GeluTanh, x),
-        Activation::Silu => x * Smooth::sigmoid(x),
+        Activation::Silu => x * x.sigmoid(),
     }
 }
 

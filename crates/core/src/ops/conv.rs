@@ -7,7 +7,7 @@
 
 use smallvec::smallvec;
 
-use entrenar_base::{Array, DType, Error, Result, Shape};
+use entrenar_base::{Array, Error, Result, Shape};
 use entrenar_cpu::cast::cast;
 use entrenar_cpu::conv as kernel;
 use entrenar_cpu::conv::ConvGeometry;
@@ -16,7 +16,7 @@ use entrenar_cpu::reduce::{Reduce, reduce};
 
 use crate::Tensor;
 use crate::apply::{apply1, handle, one};
-use crate::autocast::is_autocast;
+use crate::autocast::compute_for;
 use crate::op::{Aval, BackwardKernel, Expand, Few, Multilinear, Op, Rule, VjpCx};
 use crate::ops::activation::as_float;
 use crate::ops::expansion;
@@ -163,8 +163,8 @@ fn output_shape(op: &str, x: &Shape, w: &Shape, g: &ConvGeometry) -> Result<Shap
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Conv {
     geometry: ConvGeometry,
-    /// Whether operands are rounded to bf16 before they are multiplied.
-    bf16: bool,
+    /// What products run in.
+    compute: Compute,
 }
 
 /// (ȳ `[N, O, *]`, w) to x̄ of shape `x`.
@@ -179,11 +179,6 @@ struct ConvInputGrad {
 struct ConvWeightGrad {
     conv: Conv,
     w: Shape,
-}
-
-/// What kernels multiply in.
-fn compute(bf16: bool) -> Compute {
-    if bf16 { Compute::Bf16 } else { Compute::F32 }
 }
 
 impl Conv {
@@ -221,7 +216,7 @@ impl Op for Conv {
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
         let (x, w) = (inputs[0], inputs[1]);
-        let y = kernel::conv(x, w, None, &self.geometry, compute(self.bf16))?;
+        let y = kernel::conv(x, w, None, &self.geometry, self.compute)?;
         Ok(one(y))
     }
     fn rule(&self) -> Rule<'_> {
@@ -248,7 +243,7 @@ impl Op for ConvInputGrad {
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
         let (g, w) = (inputs[0], inputs[1]);
-        let (geometry, compute) = (&self.conv.geometry, compute(self.conv.bf16));
+        let (geometry, compute) = (&self.conv.geometry, self.conv.compute);
         let dx = kernel::conv_input_grad(g, w, &self.x, geometry, compute)?;
         Ok(one(dx))
     }
@@ -276,7 +271,7 @@ impl Op for ConvWeightGrad {
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
         let (g, x) = (inputs[0], inputs[1]);
-        let (geometry, compute) = (&self.conv.geometry, compute(self.conv.bf16));
+        let (geometry, compute) = (&self.conv.geometry, self.conv.compute);
         let dw = kernel::conv_weight_grad(g, x, &self.w, geometry, compute)?;
         Ok(one(dw))
     }
@@ -314,7 +309,7 @@ impl Op for BiasedConv {
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
         let (x, w, b) = (inputs[0], inputs[1], inputs[2]);
-        let compute = compute(self.0.bf16);
+        let compute = self.0.compute;
         Ok(one(kernel::conv(x, w, Some(b), &self.0.geometry, compute)?))
     }
     fn rule(&self) -> Rule<'_> {
@@ -346,7 +341,7 @@ impl BackwardKernel for BiasedConv {
         let (x, w, b) = (inputs[0], inputs[1], inputs[2]);
         let g = cotangents[0]
             .ok_or_else(|| Error::autodiff(self.name(), "backward without a cotangent"))?;
-        let (geometry, compute) = (&self.0.geometry, compute(self.0.bf16));
+        let (geometry, compute) = (&self.0.geometry, self.0.compute);
         let dx = || kernel::conv_input_grad(g, w, x.dims(), geometry, compute);
         let dw = || kernel::conv_weight_grad(g, x, w.dims(), geometry, compute);
         let db = || {
@@ -431,7 +426,7 @@ impl Tensor {
         let outputs = batched(OP, self, dims, |x| {
             let op = Conv {
                 geometry,
-                bf16: is_autocast() && x.dtype() == DType::F32,
+                compute: compute_for(x.dtype()),
             };
             let weight = weight.to_dtype(x.dtype())?;
             let Some(bias) = bias else {
@@ -516,7 +511,7 @@ impl Tensor {
             }
             let op = Conv {
                 geometry: geometry.clone(),
-                bf16: is_autocast() && x.dtype() == DType::F32,
+                compute: compute_for(x.dtype()),
             };
             let mut y = op.input_grad(&shape, x, &weight.to_dtype(x.dtype())?)?;
             for (d, &n) in zeros_after.iter().enumerate().filter(|(_, n)| **n > 0) {

@@ -16,7 +16,7 @@ use entrenar_cpu::product::Compute;
 
 use crate::Tensor;
 use crate::apply::{apply1, handle, one};
-use crate::autocast::is_autocast;
+use crate::autocast::{compute_for, is_autocast};
 use crate::op::{Aval, BackwardKernel, Bits, Expand, Few, Op, Rule};
 use crate::ops::activation::as_float;
 use crate::ops::expansion;
@@ -176,18 +176,8 @@ fn both<'a>(
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct LinearRows {
     ignore: i64,
-    /// Whether operands are rounded to bf16 before they are multiplied.
-    bf16: bool,
-}
-
-impl LinearRows {
-    fn compute(&self) -> Compute {
-        if self.bf16 {
-            Compute::Bf16
-        } else {
-            Compute::F32
-        }
-    }
+    /// What products run in.
+    compute: Compute,
 }
 
 impl Op for LinearRows {
@@ -200,8 +190,7 @@ impl Op for LinearRows {
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
         let (x, w) = (inputs[0], inputs[1]);
-        let (loss, lse) =
-            kernel::linear_cross_entropy(x, w, inputs[2], self.ignore, self.compute())?;
+        let (loss, lse) = kernel::linear_cross_entropy(x, w, inputs[2], self.ignore, self.compute)?;
         Ok(smallvec![loss, lse])
     }
     fn rule(&self) -> Rule<'_> {
@@ -212,9 +201,9 @@ impl Op for LinearRows {
 impl Expand for LinearRows {
     fn expand(&self, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
         let wide = inputs[0].dtype().accumulator();
-        let operand = |t: &Tensor| match self.bf16 {
-            true => t.to_dtype(DType::BF16)?.to_dtype(wide),
-            false => t.to_dtype(wide),
+        let operand = |t: &Tensor| match self.compute {
+            Compute::Bf16 => t.to_dtype(DType::BF16)?.to_dtype(wide),
+            Compute::F32 => t.to_dtype(wide),
         };
         let (x, w) = (operand(inputs[0])?, operand(inputs[1])?);
         let rows = Rows {
@@ -249,7 +238,7 @@ impl BackwardKernel for LinearRows {
             lse,
             self.ignore,
             g,
-            self.compute(),
+            self.compute,
             [needs[0], needs[1]],
         )?;
         Ok(smallvec![dx, dw, None])
@@ -470,7 +459,7 @@ impl Tensor {
         };
         let op = LinearRows {
             ignore: ignore_index,
-            bf16: rows.dtype() == DType::BF16 || (is_autocast() && rows.dtype() == DType::F32),
+            compute: compute_for(rows.dtype()),
         };
         let losses = apply1(&handle(op), &[&rows, &weight, &flat])?.reshape(targets.shape())?;
         reduce_rows(&losses, reduction, losses.dtype(), |wide| {

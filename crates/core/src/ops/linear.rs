@@ -12,7 +12,7 @@ pub use entrenar_cpu::product::Activation;
 
 use crate::Tensor;
 use crate::apply::{apply1, grad_enabled, handle, one};
-use crate::autocast::is_autocast;
+use crate::autocast::{compute_for, is_autocast};
 use crate::op::{Aval, BackwardKernel, Expand, Few, Op, Rule};
 use crate::ops::activation::as_float;
 use crate::registry::{Entry, Sample};
@@ -42,19 +42,15 @@ struct Linear {
     bias: bool,
     activation: Activation,
     residual: bool,
-    /// Whether operands are rounded to bf16 before they are multiplied.
-    bf16: bool,
+    /// What products run in.
+    compute: Compute,
     output: DType,
 }
 
 impl Linear {
     fn layer<'a>(&self, inputs: &[&'a Array]) -> kernel::Layer<'a> {
         kernel::Layer {
-            compute: if self.bf16 {
-                Compute::Bf16
-            } else {
-                Compute::F32
-            },
+            compute: self.compute,
             bias: self.bias.then(|| inputs[2]),
             activation: self.activation,
             residual: self.residual_among(inputs),
@@ -134,12 +130,9 @@ impl Op for Linear {
 impl Expand for Linear {
     fn expand(&self, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
         let wide = self.output.accumulator();
-        let operand = |t: &Tensor| {
-            let t = match self.bf16 {
-                true => t.to_dtype(DType::BF16)?,
-                false => t.clone(),
-            };
-            t.to_dtype(wide)
+        let operand = |t: &Tensor| match self.compute {
+            Compute::Bf16 => t.to_dtype(DType::BF16)?.to_dtype(wide),
+            Compute::F32 => t.to_dtype(wide),
         };
         let mut y = operand(inputs[0])?.matmul(&operand(inputs[1])?.t()?)?;
         if self.bias {
@@ -231,7 +224,7 @@ fn separate(
 impl Tensor {
     /// x·Wᵀ + b: x `[.., in]`, weight `[out, in]` (or `[in]`, for one output without a
     /// dimension), bias `[out]`; the result is `[.., out]`. Inside [`crate::autocast()`] f32
-    /// operands are multiplied in bf16 and the result is bf16.
+    /// operands are multiplied in bf16, and the result of a matrix is bf16.
     ///
     /// # Errors
     /// When the inner sizes or the bias do not fit.
@@ -318,7 +311,10 @@ impl Tensor {
             bias: bias.is_some(),
             activation: options.activation,
             residual: residual.is_some(),
-            bf16: mixed || [self, weight].iter().all(|t| t.dtype() == DType::BF16),
+            compute: compute_for(match dtype {
+                DType::F64 => dtype,
+                _ => self.dtype().promote(weight.dtype()),
+            }),
             output: options.output.unwrap_or(if mixed { narrow } else { dtype }),
         };
         let alike = |t: &Tensor| match dtype {

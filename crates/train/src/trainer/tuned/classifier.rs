@@ -6,7 +6,7 @@ use entrenar_base::{DType, Error, Result};
 use entrenar_core::ops::cross_entropy::CrossEntropy;
 use entrenar_core::ops::loss::Reduction;
 use entrenar_core::{Tensor, no_grad};
-use entrenar_nn::{Ctx, Init, Parameters};
+use entrenar_nn::{Ctx, Init};
 use entrenar_zoo::bert::{BertInput, Pooling, TokenRows};
 use entrenar_zoo::{Bert, Tokenizer};
 
@@ -38,25 +38,14 @@ pub fn run(loaded: &Loaded, base: &Pretrained, options: RunOptions<'_>) -> Resul
     let init = Init::new(config.seed);
     let (model, fresh) =
         Bert::open_classifier(&directory, data.labels(), Some(DType::F32), init).map_err(here)?;
-    let count = model.parameter_count();
-    let mut notes = vec![
-        format!("trainable parameters: {count} of {count}"),
-        format!("labels: {}", data.labels().join(", ")),
-    ];
-    if !fresh.is_empty() {
-        notes.push(format!("begin afresh: {}", fresh.join(", ")));
-    }
+    let labels = format!("labels: {}", data.labels().join(", "));
+    let mut encoder = Encoder::new(model, tokenizer, labels, &fresh);
     if data.cut() > 0 {
-        notes.push(format!(
+        encoder.notes.push(format!(
             "{} texts were longer than data.sequence_length and lost their end",
             data.cut()
         ));
     }
-    let encoder = Encoder {
-        model,
-        tokenizer,
-        notes,
-    };
     encoder.train(loaded, &data.parts(), Box::new(Labels), options)
 }
 

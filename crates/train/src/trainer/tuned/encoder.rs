@@ -1,6 +1,7 @@
 //! [`Encoder`]: the run of a whole encoder, whatever its head is for.
 
 use entrenar_base::Result;
+use entrenar_nn::Parameters;
 use entrenar_zoo::{Bert, Tokenizer};
 
 use crate::config::Loaded;
@@ -23,6 +24,21 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
+    /// All of `model` will be trained; `about` its data is told, and which weights of it, `fresh`, come
+    /// from no file.
+    pub fn new(model: Bert, tokenizer: Tokenizer, about: String, fresh: &[String]) -> Self {
+        let count = model.parameter_count();
+        let mut notes = vec![format!("trainable parameters: {count} of {count}"), about];
+        if !fresh.is_empty() {
+            notes.push(format!("begin afresh: {}", fresh.join(", ")));
+        }
+        Self {
+            model,
+            tokenizer,
+            notes,
+        }
+    }
+
     /// Trains it and leaves a model directory.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use entrenar_base::{DType, Error, Result};
 use entrenar_core::Tensor;
 use entrenar_core::ops::cross_entropy::CrossEntropy;
 use entrenar_core::ops::loss::Reduction;
-use entrenar_nn::{Ctx, Init, Parameters};
+use entrenar_nn::{Ctx, Init};
 use entrenar_zoo::bert::BertInput;
 use entrenar_zoo::pretrained::read_config;
 use entrenar_zoo::{Bert, Tokenizer};
@@ -38,19 +38,7 @@ pub(in crate::trainer) fn run(
     let init = Init::new(loaded.config.seed);
     let (model, fresh) = Bert::open_for_words(&directory, Some(DType::F32), init)
         .map_err(|error| placed(loaded, "model.base", error))?;
-    let count = model.parameter_count();
-    let mut notes = vec![
-        format!("trainable parameters: {count} of {count}"),
-        data.report(),
-    ];
-    if !fresh.is_empty() {
-        notes.push(format!("begin afresh: {}", fresh.join(", ")));
-    }
-    let encoder = Encoder {
-        model,
-        tokenizer,
-        notes,
-    };
+    let encoder = Encoder::new(model, tokenizer, data.report(), &fresh);
     encoder.train(loaded, &data.parts(), Box::new(HiddenWords), options)
 }
 

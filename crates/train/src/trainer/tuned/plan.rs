@@ -135,11 +135,6 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
         Optimizer::Sgd { momentum, .. } if *momentum > 0.0 => 4,
         Optimizer::Sgd { .. } => 0,
     };
-    // The rounded copies that a forward pass of whole weights computes with.
-    let copies = match (&config.adapter, config.precision) {
-        (None, Precision::Bf16) => 2,
-        _ => 0,
-    };
     let loader = Loader::new(
         rows.parts.training.clone(),
         LoaderConfig::training(config.train.batch_size, config.seed),
@@ -171,7 +166,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     };
     Ok(Some(Plan {
         frozen,
-        trained: trained_count * (8 + moments + copies),
+        trained: trained_count * (8 + moments),
         activations: widest * kept * number,
         steps: total_steps(&settings, batches),
         tokens_per_step,
