@@ -179,13 +179,13 @@ pub(crate) fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     let mut lanes = [T::ZERO; LANES];
     let (ca, ta) = a.as_chunks::<LANES>();
     let (cb, tb) = b.as_chunks::<LANES>();
-    for (a, b) in ca.iter().zip(cb) {
+    for c in 0..ca.len().min(cb.len()) {
         for l in 0..LANES {
-            lanes[l] = a[l].mul_add(b[l], lanes[l]);
+            lanes[l] = ca[c][l].mul_add(cb[c][l], lanes[l]);
         }
     }
-    for (lane, (&a, &b)) in lanes.iter_mut().zip(ta.iter().zip(tb)) {
-        *lane = a.mul_add(b, *lane);
+    for l in 0..ta.len().min(tb.len()) {
+        lanes[l] = ta[l].mul_add(tb[l], lanes[l]);
     }
     add_lanes(lanes)
 }

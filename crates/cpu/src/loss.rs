@@ -5,24 +5,22 @@
 //! `(1 - ε)·w[y]·(-ln p[y]) + ε/C · Σ_c w[c]·(-ln p[c])`,
 //! and 0 when y is `ignore_index`. Forward saves one log-sum-exp per row; backward rebuilds the
 //! softmax from it. Reductions (mean, sum) are the caller's: a row's cotangent is `row_grad`.
-//! The fused form goes through tiles of rows and classes and never holds all logits.
+//! The fused form goes through chunks of rows, never holds all logits, and gives the gradients along
+//! with the losses.
 
 #![allow(clippy::too_many_arguments, reason = "kernels take slices and sizes")]
 
 use entrenar_base::{Array, DType, Error, Result};
 
-use crate::alloc::Scratch;
-use crate::kit::{self, Matrix, Real, gemm, multiversion, with_real};
-use crate::product::Compute;
+use crate::copy::concat;
+use crate::kit::{self, Real, multiversion, with_real};
+use crate::matmul::{matmul, matmul_acc};
+use crate::product::{Compute, Options, product, product_acc};
 use crate::team::{self, Shared};
 
 /// Estimated nanoseconds per logit.
 const ELEMENT_NS: f64 = 0.5;
-/// Classes per tile of the fused loss.
-const CLASS_TILE: usize = 1024;
-/// Most rows per tile of the fused loss.
-const ROW_TILE: usize = 256;
-/// Most logits that the fused backward pass holds at once.
+/// Most logits that the fused loss holds at once, as long as that is 16 rows of them.
 const HELD_LOGITS: usize = 1 << 23;
 
 /// What an entry of the targets says.
@@ -88,28 +86,12 @@ multiversion! {
         }
     }
 
-    /// x = a·exp(x - lse) in place.
-    fn probabilities<T: Real>(x: &mut [T], lse: T, a: T) {
-        for x in x {
-            *x = a * (*x - lse).exp();
-        }
-    }
-
-    /// Folds a tile's row into a running maximum and sum of exponentials.
-    fn fold_lse<T: Real>(x: &[T], m: &mut [T], s: &mut [T]) {
-        let top = kit::max(x);
-        let (old, sum) = (m[0], s[0]);
-        let new = if top > old { top } else { old };
-        if new == T::NEG_INFINITY {
-            // Nothing but minus infinities so far, or NaN: the latter must stay visible.
-            for v in x {
-                s[0] = if v.is_nan() { T::NAN } else { s[0] };
-            }
-            return;
-        }
-        let before = if old == T::NEG_INFINITY { sum } else { sum * (old - new).exp() };
-        s[0] = before + kit::sum_exp_shifted(x, new);
-        m[0] = new;
+    /// x = a·softmax(x) in place; returns the log-sum-exp.
+    fn lse_and_slopes<T: Real>(x: &mut [T], a: T) -> T {
+        let m = kit::max(x);
+        let sum = kit::exp_shifted_sum(x, m);
+        kit::scale(x, a / sum);
+        m + sum.ln()
     }
 }
 
@@ -323,19 +305,67 @@ fn fused_sizes(op: &str, x: &Array, w: &Array) -> Result<(usize, usize, usize)> 
     }
 }
 
-/// Rows per tile, from the shape alone: enough tiles for a few threads, few passes over the
-/// weight.
-fn row_tile(rows: usize) -> usize {
-    rows.div_ceil(8).clamp(16, ROW_TILE)
+/// Rows whose logits are held at once, from the shape alone: equal shares.
+fn chunk_rows(rows: usize, classes: usize, held: usize) -> usize {
+    let most = (held / classes.max(1)).max(16);
+    rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
 }
 
-/// [`cross_entropy`] of `x · wᵀ` without holding the logits: x `[N, D]`, w `[C, D]`.
+/// How much the loss of each row weighs in what gradients are taken of.
+#[derive(Clone, Copy, Debug)]
+pub enum RowWeights<'a> {
+    /// 1 each: the sum of the losses.
+    Sum,
+    /// 1 over the number of rows that are not ignored: their mean.
+    Mean,
+    /// Values `[N]`, of any float dtype.
+    Each(&'a Array),
+}
+
+/// The gradients that [`linear_cross_entropy`] gives along with the losses.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// With respect to x and to w.
+    pub needs: [bool; 2],
+    /// Weights of the rows.
+    pub weights: RowWeights<'a>,
+}
+
+/// What [`linear_cross_entropy`] returns.
+#[derive(Clone, Debug)]
+pub struct LinearLoss {
+    /// The loss of each row, `[N]`, in f32 (f64 for f64): it is not rounded to a 16-bit dtype.
+    pub loss: Array,
+    /// The gradient with respect to x, `[N, D]` in its dtype, if wanted.
+    pub dx: Option<Array>,
+    /// The gradient with respect to w, `[C, D]` in its dtype, if wanted.
+    pub dw: Option<Array>,
+}
+
+/// [`cross_entropy`] of `x · wᵀ` and the gradients of the losses' weighted sum, without holding all
+/// logits: x `[N, D]`, w `[C, D]`.
 ///
-/// Returns the loss and the log-sum-exp of each row, both in f32 (f64 for f64): the loss is not
-/// rounded to a 16-bit dtype. Operands of products are rounded as `compute_in` says.
+/// Logits exist for some rows at a time, in f32 (f64 for f64). While they do, they become the
+/// gradient with respect to themselves, so that gradients cost one product each and the logits are
+/// never computed twice (as in Hsu and others, "Liger Kernel", 2024). Operands of products are
+/// rounded as `compute_in` says.
 ///
 /// # Errors
 /// When shapes do not fit or a target is neither a class nor `ignore_index`.
+///
+/// ```
+/// use entrenar_base::{Array, DType};
+/// use entrenar_cpu::loss::{RowWeights, Wanted, linear_cross_entropy};
+/// use entrenar_cpu::product::Compute;
+/// let x = Array::from_vec(vec![1.0f64, 0.0], [1, 2])?;
+/// let w = Array::zeros([2, 2], DType::F64);
+/// let targets = Array::from_vec(vec![1i64], [1])?;
+/// let wanted = Wanted { needs: [false, true], weights: RowWeights::Mean };
+/// let found = linear_cross_entropy(&x, &w, &targets, -100, Compute::F32, Some(&wanted))?;
+/// assert_eq!(found.loss.to_vec::<f64>()?, [2f64.ln()]);
+/// assert_eq!(found.dw.unwrap().to_vec::<f64>()?, [0.5, 0.0, -0.5, 0.0]);
+/// # Ok::<(), entrenar_base::Error>(())
+/// ```
 #[track_caller]
 pub fn linear_cross_entropy(
     x: &Array,
@@ -343,166 +373,182 @@ pub fn linear_cross_entropy(
     targets: &Array,
     ignore_index: i64,
     compute_in: Compute,
-) -> Result<(Array, Array)> {
+    wanted: Option<&Wanted<'_>>,
+) -> Result<LinearLoss> {
+    in_chunks(
+        (x, w, targets),
+        ignore_index,
+        compute_in,
+        wanted,
+        HELD_LOGITS,
+    )
+}
+
+/// [`linear_cross_entropy`] with no more than `held` logits at once, as long as that is 16 rows.
+#[track_caller]
+fn in_chunks(
+    (x, w, targets): (&Array, &Array, &Array),
+    ignore_index: i64,
+    compute_in: Compute,
+    wanted: Option<&Wanted<'_>>,
+    held: usize,
+) -> Result<LinearLoss> {
     const OP: &str = "linear_cross_entropy";
     let compute = kit::compute_dtype(OP, x.dtype())?;
-    let (n, d, c) = fused_sizes(OP, x, w)?;
+    let (n, _, c) = fused_sizes(OP, x, w)?;
     let targets = targets_of(OP, targets, n, c, ignore_index)?;
-    let (x, w) = (kit::dense(x, compute)?, kit::dense(w, compute)?);
-    with_real!(compute, T => {
-        let (x, w) = (x.as_slice::<T>()?, w.as_slice::<T>()?);
-        let mut loss = Array::zeros([n], compute);
-        let mut lse = Array::zeros([n], compute);
-        let losses = Shared::new(loss.make_mut::<T>()?);
-        let lses = Shared::new(lse.make_mut::<T>()?);
-        let tile = row_tile(n);
-        let cost = (tile * c * (d + 8)) as f64 * 0.02;
-        team::split(n.div_ceil(tile), cost, |tiles| {
-            for t in tiles {
-                let rows = t * tile..((t + 1) * tile).min(n);
-                // SAFETY: tiles of rows are disjoint.
-                let (loss, lse) = unsafe { (losses.slice(rows.clone()), lses.slice(rows.clone())) };
-                let count = rows.len();
-                kit::with_scratch(count * CLASS_TILE.min(c) + count, |scratch: &mut [T]| {
-                    let (sums, logits) = scratch.split_at_mut(count);
-                    sums.fill(0.0);
-                    lse.fill(T::NEG_INFINITY); // the running maximum until the end
-                    for first in (0..c).step_by(CLASS_TILE) {
-                        let width = CLASS_TILE.min(c - first);
-                        let logits = &mut logits[..count * width];
-                        let a = Matrix::rows(&x[rows.start * d..rows.end * d], d);
-                        let b = Matrix::rows(&w[first * d..(first + width) * d], d).transposed();
-                        gemm(compute_in, logits, width, (count, width, d), 1.0, a, b, false);
-                        for (i, row) in rows.clone().enumerate() {
-                            let part = &logits[i * width..(i + 1) * width];
-                            fold_lse(part, &mut lse[i..=i], &mut sums[i..=i]);
-                            if let Target::Class(y) = targets[row]
-                                && (first..first + width).contains(&y)
-                            {
-                                loss[i] = part[y - first];
-                            }
-                        }
-                    }
-                    for (i, row) in rows.clone().enumerate() {
-                        lse[i] += sums[i].ln();
-                        loss[i] = match targets[row] {
-                            Target::Class(_) => lse[i] - loss[i],
-                            Target::Ignored => 0.0,
-                        };
-                    }
-                });
-            }
+    let [need_x, need_w] = wanted.map_or([false; 2], |wanted| wanted.needs);
+    let weights = match wanted.filter(|_| need_x || need_w) {
+        Some(wanted) => Some(row_weights(OP, wanted.weights, &targets, compute)?),
+        None => None,
+    };
+    let times = |a: &Array, b: &Array, output: DType| -> Result<Array> {
+        if compute == DType::F64 {
+            return matmul(a, b);
+        }
+        let options = Options {
+            compute: compute_in,
+            output: Some(output),
+            ..Options::default()
+        };
+        Ok(product(a, b, &options)?.output)
+    };
+    let wt = w.transpose(0, 1)?;
+    let mut loss = Array::zeros([n], compute);
+    let (mut dx, mut dw) = (Vec::new(), None);
+    let chunk = chunk_rows(n, c, held);
+    for start in (0..n).step_by(chunk) {
+        let end = n.min(start + chunk);
+        let rows = x.slice(0, start, end, 1)?;
+        let mut logits = times(&rows, &wt, compute)?;
+        with_real!(compute, T => {
+            let weights = weights.as_ref().map(Array::as_slice::<T>).transpose()?;
+            finish_rows::<T>(
+                logits.make_mut::<T>()?,
+                c,
+                &targets[start..end],
+                weights.map(|w| &w[start..end]),
+                &mut loss.make_mut::<T>()?[start..end],
+            );
         });
-        Ok((loss, lse))
+        if need_x {
+            dx.push(times(&logits, w, x.dtype())?);
+        }
+        if need_w {
+            let slopes = logits.transpose(0, 1)?;
+            match &mut dw {
+                None => dw = Some(times(&slopes, &rows, compute)?),
+                Some(dw) if compute == DType::F64 => matmul_acc(dw, &slopes, &rows)?,
+                Some(dw) => product_acc(dw, &slopes, &rows, compute_in)?,
+            }
+        }
+    }
+    let dx = match &dx[..] {
+        _ if !need_x => None,
+        [] => Some(Array::zeros(x.shape(), x.dtype())),
+        [one] => Some(one.clone()),
+        many => Some(concat(&many.iter().collect::<Vec<_>>(), 0)?),
+    };
+    let dw = match dw {
+        _ if !need_w => None,
+        None => Some(Array::zeros(w.shape(), w.dtype())),
+        Some(dw) => Some(kit::cast(&dw, w.dtype())?),
+    };
+    Ok(LinearLoss { loss, dx, dw })
+}
+
+/// Weights of rows as an array; whatever an ignored row weighs.
+#[track_caller]
+fn row_weights(
+    op: &str,
+    weights: RowWeights<'_>,
+    targets: &[Target],
+    compute: DType,
+) -> Result<Array> {
+    let n = targets.len();
+    let counted = || targets.iter().filter(|t| matches!(t, Target::Class(_)));
+    Ok(match weights {
+        RowWeights::Sum => Array::full_as([n], 1.0, compute),
+        RowWeights::Mean => {
+            // Divided in the dtype of the sum, as the gradient of a division by the count is.
+            with_real!(compute, T => Array::full([n], 1.0 / counted().count() as T))
+        }
+        RowWeights::Each(values) => {
+            if values.dims() != [n] {
+                let expected = format!("row weights of shape [{n}]");
+                return Err(Error::shape(op, expected, values.shape()));
+            }
+            kit::compute_dtype(op, values.dtype())?;
+            kit::dense(values, compute)?
+        }
     })
 }
 
-/// Gradients of [`linear_cross_entropy`]'s row losses, weighted by `row_grad` `[N]`, with respect
-/// to `x` and `w`; `needs` says which.
-///
-/// # Errors
-/// When shapes do not fit or a target is neither a class nor `ignore_index`.
-#[track_caller]
-pub fn linear_cross_entropy_backward(
-    x: &Array,
-    w: &Array,
-    targets: &Array,
-    lse: &Array,
-    ignore_index: i64,
-    row_grad: &Array,
-    compute_in: Compute,
-    needs: [bool; 2],
-) -> Result<(Option<Array>, Option<Array>)> {
-    const OP: &str = "linear_cross_entropy_backward";
-    let compute = kit::compute_dtype(OP, x.dtype())?;
-    let (n, d, c) = fused_sizes(OP, x, w)?;
-    let targets = targets_of(OP, targets, n, c, ignore_index)?;
-    let (lse, row_grad) = per_row(OP, n, compute, lse, row_grad)?;
-    let (dense_x, dense_w) = (kit::dense(x, compute)?, kit::dense(w, compute)?);
-    let [need_x, need_w] = needs;
-    let (dx, dw) = with_real!(compute, T => {
-        let (x, w) = (dense_x.as_slice::<T>()?, dense_w.as_slice::<T>()?);
-        let (lse, row_grad) = (lse.as_slice::<T>()?, row_grad.as_slice::<T>()?);
-        let mut dx = need_x.then(|| Array::zeros([n, d], compute));
-        let mut dw = need_w.then(|| Array::zeros([c, d], compute));
-        let mut none: [T; 0] = [];
-        let dx_out = match &mut dx {
-            Some(a) => a.make_mut::<T>()?,
-            None => &mut none[..],
-        };
-        let mut none: [T; 0] = [];
-        let dw_out = Shared::new(match &mut dw {
-            Some(a) => a.make_mut::<T>()?,
-            None => &mut none[..],
-        });
-        // Chunks of rows one after the other; inside a chunk, tiles of classes side by side.
-        let chunk = (HELD_LOGITS / c.max(1)).clamp(16, 512).min(n.max(1));
-        let tiles = c.div_ceil(CLASS_TILE);
-        let mut held = Scratch::<T>::new(chunk * c);
-        for start in (0..n).step_by(chunk) {
-            let rows = start..(start + chunk).min(n);
-            let count = rows.len();
-            let held_parts = Shared::new(&mut held);
-            let a = Matrix::rows(&x[rows.start * d..rows.end * d], d);
-            let cost = (count * CLASS_TILE * (2 * d + 8)) as f64 * 0.02;
-            // Tile `t` of the chunk's logits gradient lies dense at `t · CLASS_TILE · count`.
-            team::split(tiles, cost, |range| {
-                for t in range {
-                    let classes = t * CLASS_TILE..((t + 1) * CLASS_TILE).min(c);
-                    let width = classes.len();
-                    let weight = Matrix::rows(&w[classes.start * d..classes.end * d], d);
-                    let place = classes.start * count..classes.end * count;
-                    // SAFETY: tiles of classes are disjoint, hence these parts.
-                    let part = unsafe { held_parts.slice(place) };
-                    gemm(compute_in, part, width, (count, width, d), 1.0, a, weight.transposed(), false);
-                    for (i, row) in rows.clone().enumerate() {
-                        let part = &mut part[i * width..(i + 1) * width];
-                        match targets[row] {
-                            Target::Ignored => part.fill(0.0),
-                            Target::Class(y) => {
-                                probabilities(part, lse[row], row_grad[row]);
-                                if classes.contains(&y) {
-                                    part[y - classes.start] -= row_grad[row];
-                                }
-                            }
-                        }
-                    }
-                    if need_w {
-                        // SAFETY: as above.
-                        let dw = unsafe { dw_out.slice(classes.start * d..classes.end * d) };
-                        let g = Matrix::rows(&*part, width).transposed();
-                        gemm(compute_in, dw, d, (width, d, count), 1.0, g, a, true);
-                    }
+/// The losses of rows of logits; with weights the logits become their gradient.
+fn finish_rows<T: Real>(
+    logits: &mut [T],
+    classes: usize,
+    targets: &[Target],
+    weights: Option<&[T]>,
+    losses: &mut [T],
+) {
+    let losses = Shared::new(losses);
+    let cost = classes as f64 * ELEMENT_NS;
+    team::split_mut(logits, targets.len(), cost, |range, logits| {
+        // SAFETY: ranges of rows are disjoint.
+        let losses = unsafe { losses.slice(range.clone()) };
+        for (i, row) in range.enumerate() {
+            let x = &mut logits[i * classes..(i + 1) * classes];
+            losses[i] = match (targets[row], weights) {
+                (Target::Ignored, None) => T::ZERO,
+                (Target::Ignored, Some(_)) => {
+                    x.fill(T::ZERO);
+                    T::ZERO
                 }
-            });
-            if need_x {
-                let held = &held;
-                let dx = &mut dx_out[rows.start * d..rows.end * d];
-                // Blocks of rows of a fixed size, so that products have the same shape for any
-                // number of threads.
-                const BLOCK: usize = 64;
-                let blocks = count.div_ceil(BLOCK);
-                let dx = Shared::new(dx);
-                team::split(blocks, (BLOCK * c * d) as f64 * 0.02, |range| {
-                    for block in range {
-                        let r = block * BLOCK..((block + 1) * BLOCK).min(count);
-                        // SAFETY: blocks of rows are disjoint.
-                        let dx = unsafe { dx.slice(r.start * d..r.end * d) };
-                        for first in (0..c).step_by(CLASS_TILE) {
-                            let width = CLASS_TILE.min(c - first);
-                            let mut g = Matrix::rows(&held[..], width);
-                            g.offset = first * count + r.start * width;
-                            let weight = Matrix::rows(&w[first * d..(first + width) * d], d);
-                            gemm(compute_in, dx, d, (r.len(), d, width), 1.0, g, weight, first > 0);
-                        }
-                    }
-                });
+                (Target::Class(y), None) => row_lse(x) - x[y],
+                (Target::Class(y), Some(weights)) => {
+                    let right = x[y];
+                    let lse = lse_and_slopes(x, weights[row]);
+                    x[y] -= weights[row];
+                    lse - right
+                }
+            };
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::array;
+
+    #[test]
+    fn chunks_of_rows_change_nothing_but_the_order_of_a_sum() {
+        let (n, d, c) = (37, 5, 40);
+        for dtype in [DType::F32, DType::F64, DType::BF16] {
+            let x = array(&[n, d], dtype, 1);
+            let w = array(&[c, d], dtype, 2);
+            let targets = (0..n as i64).map(|i| if i % 7 == 3 { -1 } else { i % c as i64 });
+            let targets = Array::from_vec(targets.collect(), [n]).unwrap();
+            let wanted = Wanted {
+                needs: [true; 2],
+                weights: RowWeights::Mean,
+            };
+            let run = |held| {
+                in_chunks((&x, &w, &targets), -1, Compute::F32, Some(&wanted), held).unwrap()
+            };
+            assert_eq!(chunk_rows(n, c, 0), 13);
+            assert_eq!(chunk_rows(n, c, HELD_LOGITS), n);
+            let (whole, parts) = (run(HELD_LOGITS), run(0));
+            let bits = |a: &Array| a.to_f64_vec();
+            assert_eq!(bits(&whole.loss), bits(&parts.loss));
+            let [a, b] = [&whole, &parts].map(|l| bits(l.dx.as_ref().unwrap()));
+            assert_eq!(a, b);
+            let [a, b] = [&whole, &parts].map(|l| bits(l.dw.as_ref().unwrap()));
+            for (a, b) in a.iter().zip(&b) {
+                let unit = if dtype == DType::BF16 { 0.01 } else { 1e-5 };
+                assert!((a - b).abs() <= unit * a.abs().max(0.1), "{dtype}: {a} {b}");
             }
         }
-        (dx, dw)
-    });
-    Ok((
-        dx.map(|a| kit::cast(&a, x.dtype())).transpose()?,
-        dw.map(|a| kit::cast(&a, w.dtype())).transpose()?,
-    ))
+    }
 }

@@ -101,13 +101,14 @@ multiversion! {
     fn norm_weight_rows<T: Real>(
         g: &[T], x: &[T], means: &[T], rstds: &[T], dw: &mut [T], db: &mut [T], n: usize,
     ) {
-        let rows = g.chunks_exact(n).zip(x.chunks_exact(n));
-        for ((g, x), (&mean, &rstd)) in rows.zip(means.iter().zip(rstds)) {
-            for ((dw, &g), &x) in dw.iter_mut().zip(g).zip(x) {
-                *dw = g.mul_add((x - mean) * rstd, *dw);
+        for row in 0..means.len() {
+            let (mean, rstd) = (means[row], rstds[row]);
+            let (g, x) = (&g[row * n..(row + 1) * n], &x[row * n..(row + 1) * n]);
+            for i in 0..dw.len().min(n) {
+                dw[i] = g[i].mul_add((x[i] - mean) * rstd, dw[i]);
             }
-            for (db, &g) in db.iter_mut().zip(g) {
-                *db += g;
+            for i in 0..db.len().min(n) {
+                db[i] += g[i];
             }
         }
     }

@@ -11,11 +11,11 @@
 use smallvec::smallvec;
 
 use entrenar_base::{Array, DType, Error, Result, Shape};
-use entrenar_cpu::loss as kernel;
+use entrenar_cpu::loss::{self as kernel, LinearLoss, RowWeights, Wanted};
 use entrenar_cpu::product::Compute;
 
 use crate::Tensor;
-use crate::apply::{apply1, handle, one};
+use crate::apply::{apply1, grad_enabled, handle, one};
 use crate::autocast::{compute_for, is_autocast};
 use crate::op::{Aval, BackwardKernel, Bits, Expand, Few, Op, Rule};
 use crate::ops::activation::as_float;
@@ -172,12 +172,55 @@ fn both<'a>(
 }
 
 /// (x `[N, D]`, weight `[C, D]`, targets `[N]`) to the losses `[N]` in f32 (f64 for f64), and the
-/// log-sum-exps.
+/// gradients of their sum or mean that are foreseen.
+///
+/// Gradients are made while the logits are there; a backward pass that brings the foreseen
+/// cotangent takes them as they are, a multiple of it scales them, any other makes them anew.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct LinearRows {
     ignore: i64,
     /// What products run in.
     compute: Compute,
+    /// Whose gradients are foreseen: x and the weight.
+    foreseen: [bool; 2],
+    /// Whether they are those of the mean; otherwise those of the sum.
+    mean: bool,
+}
+
+impl LinearRows {
+    /// The output that holds the gradient of input `i`, if it is foreseen.
+    fn place(&self, i: usize) -> Option<usize> {
+        self.foreseen[i].then_some(1 + usize::from(i == 1 && self.foreseen[0]))
+    }
+
+    fn run(&self, inputs: &[&Array], wanted: Option<&Wanted<'_>>) -> Result<LinearLoss> {
+        let [x, w, targets] = [inputs[0], inputs[1], inputs[2]];
+        kernel::linear_cross_entropy(x, w, targets, self.ignore, self.compute, wanted)
+    }
+
+    /// What the cotangents `[N]` of the rows that count are, as a multiple of the foreseen ones, if
+    /// they are one.
+    fn multiple(&self, cotangent: &Array, targets: &Array) -> Result<Option<f64>> {
+        let targets = targets.cast(DType::I64).to_vec::<i64>()?;
+        let rows = cotangent.to_f64_vec().into_iter().zip(&targets);
+        let mut rows = rows.filter(|(_, t)| **t != self.ignore).map(|(g, _)| g);
+        let Some(first) = rows.next() else {
+            return Ok(None);
+        };
+        let mut count = 1;
+        for g in rows {
+            if g != first {
+                return Ok(None);
+            }
+            count += 1;
+        }
+        let unit = match (self.mean, cotangent.dtype()) {
+            (false, _) => 1.0,
+            (true, DType::F64) => 1.0 / f64::from(count),
+            (true, _) => f64::from(1.0 / count as f32),
+        };
+        Ok(Some(first / unit))
+    }
 }
 
 impl Op for LinearRows {
@@ -186,12 +229,30 @@ impl Op for LinearRows {
     }
     fn infer(&self, inputs: &[&Aval]) -> Result<Few<Aval>> {
         let rows = Aval::new([inputs[0].shape[0]], inputs[0].dtype.accumulator());
-        Ok(smallvec![rows.clone(), rows])
+        let mut all = one(rows);
+        all.extend(
+            (0..2)
+                .filter(|&i| self.foreseen[i])
+                .map(|i| inputs[i].clone()),
+        );
+        Ok(all)
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
-        let (x, w) = (inputs[0], inputs[1]);
-        let (loss, lse) = kernel::linear_cross_entropy(x, w, inputs[2], self.ignore, self.compute)?;
-        Ok(smallvec![loss, lse])
+        let weights = if self.mean {
+            RowWeights::Mean
+        } else {
+            RowWeights::Sum
+        };
+        let found = self.run(
+            inputs,
+            Some(&Wanted {
+                needs: self.foreseen,
+                weights,
+            }),
+        )?;
+        let mut all = one(found.loss);
+        all.extend([found.dx, found.dw].into_iter().flatten());
+        Ok(all)
     }
     fn rule(&self) -> Rule<'_> {
         Rule::Expand(self)
@@ -220,7 +281,7 @@ impl Expand for LinearRows {
 
 impl BackwardKernel for LinearRows {
     fn reads_output(&self, output: usize) -> bool {
-        output == 1
+        output > 0
     }
     fn eval_backward(
         &self,
@@ -229,19 +290,34 @@ impl BackwardKernel for LinearRows {
         cotangents: &[Option<&Array>],
         needs: &[bool],
     ) -> Result<Few<Option<Array>>> {
-        let (g, lse) = both(self.name(), cotangents[0], outputs[1])?;
-        let (x, w, targets) = (inputs[0], inputs[1], inputs[2]);
-        let (dx, dw) = kernel::linear_cross_entropy_backward(
-            x,
-            w,
-            targets,
-            lse,
-            self.ignore,
-            g,
-            self.compute,
-            [needs[0], needs[1]],
+        let g = cotangents[0]
+            .ok_or_else(|| Error::autodiff(self.name(), "backward without a cotangent"))?;
+        let saved = |i: usize| {
+            self.place(i)
+                .and_then(|j| outputs.get(j).copied().flatten())
+        };
+        let kept = [saved(0), saved(1)];
+        let all = (0..2).all(|i| !needs[i] || kept[i].is_some());
+        if all && let Some(factor) = self.multiple(g, inputs[2])? {
+            let scaled = |i: usize| -> Result<Option<Array>> {
+                match kept[i].filter(|_| needs[i]) {
+                    Some(kept) if factor != 1.0 => {
+                        let scaled = Tensor::from(kept.clone()).mul_scalar(factor)?;
+                        Ok(Some(scaled.array().clone()))
+                    }
+                    kept => Ok(kept.cloned()),
+                }
+            };
+            return Ok(smallvec![scaled(0)?, scaled(1)?, None]);
+        }
+        let found = self.run(
+            inputs,
+            Some(&Wanted {
+                needs: [needs[0], needs[1]],
+                weights: RowWeights::Each(g),
+            }),
         )?;
-        Ok(smallvec![dx, dw, None])
+        Ok(smallvec![found.dx, found.dw, None])
     }
 }
 
@@ -460,6 +536,8 @@ impl Tensor {
         let op = LinearRows {
             ignore: ignore_index,
             compute: compute_for(rows.dtype()),
+            foreseen: [&rows, &weight].map(|t| grad_enabled() && t.is_tracked()),
+            mean: reduction == Reduction::Mean,
         };
         let losses = apply1(&handle(op), &[&rows, &weight, &flat])?.reshape(targets.shape())?;
         reduce_rows(&losses, reduction, losses.dtype(), |wide| {

@@ -111,28 +111,23 @@ pub(super) trait Pack: Precision {
 fn each<S: Copy, T>(from: &[S], to: &mut [T], f: impl Fn(S) -> T + Copy) {
     let (many, few) = from.as_chunks::<16>();
     let (to_many, to_few) = to.as_chunks_mut::<16>();
-    for (to, from) in to_many.iter_mut().zip(many) {
-        // An index loop: iterator adaptors are calls where the instruction set differs.
+    // Index loops, here and below: iterator adaptors are calls where the instruction set differs.
+    let (blocks, rest) = (many.len(), few.len());
+    let (to_many, to_few) = (&mut to_many[..blocks], &mut to_few[..rest]);
+    for block in 0..blocks {
         for i in 0..16 {
-            to[i] = f(from[i]);
+            to_many[block][i] = f(many[block][i]);
         }
     }
-    for (to, &from) in to_few.iter_mut().zip(few) {
-        *to = f(from);
+    for i in 0..rest {
+        to_few[i] = f(few[i]);
     }
 }
 
 /// to = from, as [`each`].
 #[inline(always)]
 fn same<T: Copy>(from: &[T], to: &mut [T]) {
-    let (many, few) = from.as_chunks::<16>();
-    let (to_many, to_few) = to.as_chunks_mut::<16>();
-    for (to, from) in to_many.iter_mut().zip(many) {
-        *to = *from;
-    }
-    for (to, &from) in to_few.iter_mut().zip(few) {
-        *to = from;
-    }
+    each(from, to, |x| x);
 }
 
 macro_rules! plain {
@@ -193,16 +188,18 @@ fn pair(low: bf16, high: bf16) -> i32 {
 
 multiversion! {
     fn narrow_row(from: &[f32], to: &mut [i32]) {
-        for (to, p) in to.iter_mut().zip(from.as_chunks::<2>().0) {
-            *to = pair(round_bf16(p[0]), round_bf16(p[1]));
+        let from = &from.as_chunks::<2>().0[..to.len()];
+        for i in 0..to.len() {
+            to[i] = pair(round_bf16(from[i][0]), round_bf16(from[i][1]));
         }
     }
 }
 
 multiversion! {
     fn narrow_rows(first: &[f32], second: &[f32], to: &mut [i32]) {
-        for ((to, &x), &y) in to.iter_mut().zip(first).zip(second) {
-            *to = pair(round_bf16(x), round_bf16(y));
+        let (first, second) = (&first[..to.len()], &second[..to.len()]);
+        for i in 0..to.len() {
+            to[i] = pair(round_bf16(first[i]), round_bf16(second[i]));
         }
     }
 }
@@ -229,14 +226,14 @@ impl Pack for Pairs {
         let (x_many, x_few) = first.as_chunks::<16>();
         let (y_many, y_few) = second.as_chunks::<16>();
         let (to_many, to_few) = to.as_chunks_mut::<16>();
-        for (block, to) in to_many.iter_mut().enumerate() {
+        for block in 0..to_many.len() {
             let (x, y) = (&x_many[block], &y_many[block]);
             for i in 0..16 {
-                to[i] = pair(x[i], y[i]);
+                to_many[block][i] = pair(x[i], y[i]);
             }
         }
-        for ((to, &x), &y) in to_few.iter_mut().zip(x_few).zip(y_few) {
-            *to = pair(x, y);
+        for i in 0..to_few.len() {
+            to_few[i] = pair(x_few[i], y_few[i]);
         }
     }
 
@@ -298,21 +295,15 @@ mod x86 {
     /// Lengths are multiples of 32 numbers.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) fn narrow_row(from: &[f32], to: &mut [i32]) {
-        for (to, x) in to
-            .as_chunks_mut::<16>()
-            .0
-            .iter_mut()
-            .zip(from.as_chunks::<32>().0)
-        {
-            // SAFETY: 32 numbers are read and 16 pairs written, all inside the chunks.
+        assert!(to.len().is_multiple_of(16) && from.len() == 2 * to.len());
+        let (from, to, count) = (from.as_ptr(), to.as_mut_ptr(), to.len());
+        for i in (0..count).step_by(16) {
+            // SAFETY: 32 numbers are read and 16 pairs written, all inside by the assertion.
             unsafe {
-                let low = _mm512_loadu_ps(x.as_ptr());
-                let high = _mm512_loadu_ps(x.as_ptr().add(16));
+                let low = _mm512_loadu_ps(from.add(2 * i));
+                let high = _mm512_loadu_ps(from.add(2 * i + 16));
                 let pairs = _mm512_cvtne2ps_pbh(high, low);
-                _mm512_storeu_si512(
-                    to.as_mut_ptr().cast(),
-                    transmute::<__m512bh, __m512i>(pairs),
-                );
+                _mm512_storeu_si512(to.add(i).cast(), transmute::<__m512bh, __m512i>(pairs));
             }
         }
     }
@@ -320,19 +311,19 @@ mod x86 {
     /// Lengths are multiples of 16 numbers.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) fn narrow_rows(first: &[f32], second: &[f32], to: &mut [i32]) {
-        let rows = first.as_chunks::<16>().0.iter();
-        let rows = rows.zip(second.as_chunks::<16>().0);
-        for (to, (x, y)) in to.as_chunks_mut::<16>().0.iter_mut().zip(rows) {
-            // SAFETY: 16 numbers of each row are read and 16 pairs written.
+        assert!(to.len().is_multiple_of(16) && first.len() == to.len() && second.len() == to.len());
+        let (first, second) = (first.as_ptr(), second.as_ptr());
+        for i in (0..to.len()).step_by(16) {
+            // SAFETY: 16 numbers of each row are read and 16 pairs written, inside by the assertion.
             unsafe {
                 let low = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(
-                    _mm512_cvtneps_pbh(_mm512_loadu_ps(x.as_ptr())),
+                    _mm512_cvtneps_pbh(_mm512_loadu_ps(first.add(i))),
                 ));
                 let high = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(
-                    _mm512_cvtneps_pbh(_mm512_loadu_ps(y.as_ptr())),
+                    _mm512_cvtneps_pbh(_mm512_loadu_ps(second.add(i))),
                 ));
                 let pairs = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
-                _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs);
+                _mm512_storeu_si512(to.as_mut_ptr().add(i).cast(), pairs);
             }
         }
     }
@@ -366,8 +357,8 @@ multiversion! {
     fn fill_rows<P: Pack>(rows: Rows<'_, P::Source>, to: &mut [P::Operand]) {
         let steps = P::steps(rows.width);
         if steps > 0 {
-            for (i, to) in to[..rows.count * steps].chunks_exact_mut(steps).enumerate() {
-                P::row(rows.row(i), to);
+            for i in 0..rows.count {
+                P::row(rows.row(i), &mut to[i * steps..(i + 1) * steps]);
             }
         }
         to[rows.count * steps..padded_rows(rows.count) * steps].fill(P::Operand::from_i64(0));
@@ -404,7 +395,8 @@ multiversion! {
             return;
         }
         let used = padded_columns(rows.count) * steps;
-        for (s, sliver) in to[..used].chunks_exact_mut(nr * steps).enumerate() {
+        for s in 0..used / (nr * steps) {
+            let sliver = &mut to[s * nr * steps..(s + 1) * nr * steps];
             let here = rows.count.saturating_sub(s * nr).min(nr);
             if here < nr {
                 sliver.fill(P::Operand::from_i64(0));

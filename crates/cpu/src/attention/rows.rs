@@ -13,8 +13,9 @@ multiversion! {
 
 multiversion! {
     pub(super) fn multiply_rows<T: Real>(x: &mut [T], factors: &[T]) {
-        for (x, &f) in x.iter_mut().zip(factors) {
-            *x *= f;
+        let factors = &factors[..x.len()];
+        for i in 0..x.len() {
+            x[i] *= factors[i];
         }
     }
 }
@@ -40,9 +41,9 @@ fn exp_sum<T: Real>(x: &mut [T], scale: T, shift: T) -> T {
         }
         *c = y;
     }
-    for (lane, v) in lanes.iter_mut().zip(tail) {
-        *v = v.mul_add(scale, -shift).exp();
-        *lane += *v;
+    for l in 0..tail.len() {
+        tail[l] = tail[l].mul_add(scale, -shift).exp();
+        lanes[l] += tail[l];
     }
     kit::add_lanes(lanes)
 }
@@ -86,8 +87,9 @@ multiversion! {
 multiversion! {
     /// dp = p·(dp - delta)·scale.
     pub(super) fn score_gradient_row<T: Real>(p: &[T], dp: &mut [T], delta: T, scale: T) {
-        for (dp, &p) in dp.iter_mut().zip(p) {
-            *dp = p * (*dp - delta) * scale;
+        let p = &p[..dp.len()];
+        for i in 0..dp.len() {
+            dp[i] = p[i] * (dp[i] - delta) * scale;
         }
     }
 }

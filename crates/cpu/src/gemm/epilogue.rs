@@ -36,66 +36,80 @@ unsafe impl Send for Rows {}
 // SAFETY: as above.
 unsafe impl Sync for Rows {}
 
+/// The kinds that rows may have, as a type: loops over the usual ones are free of calls, so that
+/// values stay in registers from end to end.
+trait Kinds {
+    /// Whether f16, whose conversions are calls, is among them.
+    const F16: bool;
+}
+/// f32 and bf16.
+struct Usual;
+impl Kinds for Usual {
+    const F16: bool = false;
+}
+/// f16 too.
+struct Every;
+impl Kinds for Every {
+    const F16: bool = true;
+}
+
 impl Rows {
     /// Where an element lies, if there is one.
     pub fn at(&self, index: usize) -> *mut u8 {
         self.data.wrapping_add(index * self.kind.bytes())
     }
 
+    fn is_f16(&self) -> bool {
+        self.kind == Kind::F16
+    }
+
+    /// Elements as f32.
+    ///
     /// # Safety
     /// The rows hold `index + N` elements; nobody writes them meanwhile.
     #[inline(always)]
-    unsafe fn load<const N: usize>(&self, index: usize) -> [f32; N] {
+    unsafe fn load<K: Kinds, const N: usize>(&self, index: usize) -> [f32; N] {
         // SAFETY: the caller's promise; rows of a tile are aligned as their elements.
         unsafe {
-            match self.kind {
-                Kind::F32 => self.data.cast::<f32>().add(index).cast::<[f32; N]>().read(),
-                Kind::Bf16 => {
-                    let from = self.data.cast::<u16>().add(index).cast::<[u16; N]>().read();
-                    let mut to = [0.0; N];
-                    for i in 0..N {
-                        to[i] = f32::from_bits(u32::from(from[i]) << 16);
-                    }
-                    to
+            if K::F16 && self.is_f16() {
+                let mut to = [0.0; N];
+                std::slice::from_raw_parts(self.data.cast::<f16>().add(index), N)
+                    .convert_to_f32_slice(&mut to);
+                to
+            } else if self.kind == Kind::Bf16 {
+                let from = self.data.cast::<u16>().add(index).cast::<[u16; N]>().read();
+                let mut to = [0.0; N];
+                for i in 0..N {
+                    to[i] = f32::from_bits(u32::from(from[i]) << 16);
                 }
-                Kind::F16 => {
-                    let mut to = [0.0; N];
-                    std::slice::from_raw_parts(self.data.cast::<f16>().add(index), N)
-                        .convert_to_f32_slice(&mut to);
-                    to
-                }
-                Kind::F64 => unreachable!("products end in f32, bf16 or f16"),
+                to
+            } else {
+                self.data.cast::<f32>().add(index).cast::<[f32; N]>().read()
             }
         }
     }
 
+    /// The reverse of `load`.
+    ///
     /// # Safety
     /// The rows hold `index + N` elements, which are exclusively ours.
     #[inline(always)]
-    unsafe fn store<const N: usize>(&self, index: usize, from: [f32; N]) {
+    unsafe fn store<K: Kinds, const N: usize>(&self, index: usize, from: [f32; N]) {
         // SAFETY: as in `load`.
         unsafe {
-            match self.kind {
-                Kind::F32 => self
-                    .data
-                    .cast::<f32>()
-                    .add(index)
-                    .cast::<[f32; N]>()
-                    .write(from),
-                Kind::Bf16 => {
-                    let mut to = [bf16::ZERO; N];
-                    for i in 0..N {
-                        to[i] = round_bf16(from[i]);
-                    }
-                    self.data
-                        .cast::<bf16>()
-                        .add(index)
-                        .cast::<[bf16; N]>()
-                        .write(to);
+            if K::F16 && self.is_f16() {
+                std::slice::from_raw_parts_mut(self.data.cast::<f16>().add(index), N)
+                    .convert_from_f32_slice(&from);
+            } else if self.kind == Kind::Bf16 {
+                let mut to = [bf16::ZERO; N];
+                for i in 0..N {
+                    to[i] = round_bf16(from[i]);
                 }
-                Kind::F16 => std::slice::from_raw_parts_mut(self.data.cast::<f16>().add(index), N)
-                    .convert_from_f32_slice(&from),
-                Kind::F64 => unreachable!("products end in f32, bf16 or f16"),
+                let at = self.data.cast::<bf16>().add(index);
+                at.cast::<[bf16; N]>().write(to);
+            } else {
+                let at = self.data.cast::<f32>().add(index);
+                at.cast::<[f32; N]>().write(from);
             }
         }
     }
@@ -141,7 +155,7 @@ const STEP: usize = 16;
 /// # Safety
 /// Bias, residual and outputs have these elements, the outputs exclusively ours.
 #[inline(always)]
-unsafe fn finish_step<F: Function, const N: usize>(
+unsafe fn finish_step<F: Function, K: Kinds, const N: usize>(
     e: &Epilogue<'_>,
     row: usize,
     column: usize,
@@ -157,23 +171,28 @@ unsafe fn finish_step<F: Function, const N: usize>(
             }
         }
         if let Some(rows) = e.preactivation {
-            rows.store(at, values);
+            rows.store::<K, N>(at, values);
         }
         for i in 0..N {
             values[i] = F::of(values[i]);
         }
         if let Some(rows) = e.residual {
-            let old = rows.load::<N>(at);
+            let old = rows.load::<K, N>(at);
             for i in 0..N {
                 values[i] += old[i];
             }
         }
-        e.output.store(at, values);
+        e.output.store::<K, N>(at, values);
     }
 }
 
 multiversion! {
-    fn finish_tile<F: Function>(e: &Epilogue<'_>, at: Place, tile: &mut [f32], width: usize) {
+    fn finish_tile<F: Function, K: Kinds>(
+        e: &Epilogue<'_>,
+        at: Place,
+        tile: &mut [f32],
+        width: usize,
+    ) {
         for r in 0..at.high {
             let row = &tile[r * width..r * width + at.wide];
             let (many, few) = row.as_chunks::<STEP>();
@@ -181,12 +200,25 @@ multiversion! {
             for c in 0..count {
                 // SAFETY: the rectangle lies inside outputs, bias and residual and is ours, by
                 // `Finish`.
-                unsafe { finish_step::<F, STEP>(e, row, at.column + c * STEP, many[c]) };
+                unsafe { finish_step::<F, K, STEP>(e, row, at.column + c * STEP, many[c]) };
             }
             for c in 0..few.len() {
                 // SAFETY: as above.
-                unsafe { finish_step::<F, 1>(e, row, at.column + count * STEP + c, [few[c]]) };
+                unsafe {
+                    finish_step::<F, K, 1>(e, row, at.column + count * STEP + c, [few[c]]);
+                };
             }
+        }
+    }
+}
+
+impl Epilogue<'_> {
+    fn finish_as<F: Function>(&self, at: Place, tile: &mut [f32], width: usize) {
+        let rows = [Some(self.output), self.residual, self.preactivation];
+        if rows.iter().flatten().any(Rows::is_f16) {
+            finish_tile::<F, Every>(self, at, tile, width);
+        } else {
+            finish_tile::<F, Usual>(self, at, tile, width);
         }
     }
 }
@@ -197,7 +229,7 @@ impl Finish<f32> for Epilogue<'_> {
             let start = (at.row + r) * self.width + at.column;
             for c in 0..at.wide {
                 // SAFETY: the caller's promise.
-                unsafe { *tile.add(r * width + c) = self.output.load::<1>(start + c)[0] };
+                unsafe { *tile.add(r * width + c) = self.output.load::<Every, 1>(start + c)[0] };
             }
         }
     }
@@ -206,11 +238,11 @@ impl Finish<f32> for Epilogue<'_> {
         // SAFETY: the caller's promise: whole rows of the tile are ours.
         let tile = unsafe { std::slice::from_raw_parts_mut(tile, at.high * width) };
         match self.activation {
-            Activation::None => finish_tile::<Identity>(self, at, tile, width),
-            Activation::Relu => finish_tile::<Relu>(self, at, tile, width),
-            Activation::Gelu => finish_tile::<Gelu>(self, at, tile, width),
-            Activation::GeluTanh => finish_tile::<GeluTanh>(self, at, tile, width),
-            Activation::Silu => finish_tile::<Silu>(self, at, tile, width),
+            Activation::None => self.finish_as::<Identity>(at, tile, width),
+            Activation::Relu => self.finish_as::<Relu>(at, tile, width),
+            Activation::Gelu => self.finish_as::<Gelu>(at, tile, width),
+            Activation::GeluTanh => self.finish_as::<GeluTanh>(at, tile, width),
+            Activation::Silu => self.finish_as::<Silu>(at, tile, width),
         }
     }
 }

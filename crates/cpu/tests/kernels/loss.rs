@@ -73,6 +73,12 @@ fn product(x: &Array, w: &Array) -> Array {
     })
 }
 
+/// Both gradients.
+fn all(weights: RowWeights<'_>) -> Wanted<'_> {
+    let needs = [true; 2];
+    Wanted { needs, weights }
+}
+
 #[test]
 fn fused_linear_loss_equals_the_two_steps() {
     // More classes than one tile, more rows than one tile.
@@ -81,29 +87,57 @@ fn fused_linear_loss_equals_the_two_steps() {
         let t = targets(n, c, &[1]);
         let logits = product(&x, &w);
         let g = random([n], 3);
-        let (loss, lse) = linear_cross_entropy(&strided(&x), &w, &t, -100, Compute::F32).unwrap();
-        let (want, want_lse) = cross_entropy(&logits, &t, None, -100, 0.0).unwrap();
+        let x_view = strided(&x);
+        let fused = |wanted: Option<Wanted<'_>>| {
+            linear_cross_entropy(&x_view, &w, &t, -100, Compute::F32, wanted.as_ref()).unwrap()
+        };
+        let (want, lse) = cross_entropy(&logits, &t, None, -100, 0.0).unwrap();
+        let bare = fused(None);
+        assert_close(&bare.loss, &want, 1e-12);
+        assert!(bare.dx.is_none() && bare.dw.is_none());
+        let LinearLoss { loss, dx, dw } = fused(Some(all(RowWeights::Each(&g))));
         assert_close(&loss, &want, 1e-12);
-        assert_close(&lse, &want_lse, 1e-12);
-        let (dx, dw) =
-            linear_cross_entropy_backward(&x, &w, &t, &lse, -100, &g, Compute::F32, [true; 2])
-                .unwrap();
         let dl = cross_entropy_backward(&logits, &t, &lse, None, -100, 0.0, &g).unwrap();
         let turn = |a: &Array| a.transpose(0, 1).unwrap();
         assert_close(&dx.unwrap(), &product(&dl, &turn(&w)), 1e-12);
         assert_close(&dw.unwrap(), &product(&turn(&dl), &turn(&x)), 1e-12);
-        let (dx, dw) =
-            linear_cross_entropy_backward(&x, &w, &t, &lse, -100, &g, Compute::F32, [false, true])
-                .unwrap();
-        assert!(dx.is_none() && dw.is_some());
+        let only = fused(Some(Wanted {
+            needs: [false, true],
+            ..all(RowWeights::Each(&g))
+        }));
+        assert!(only.dx.is_none() && only.dw.is_some());
+        // The mean divides by the rows that count, the sum by nothing.
+        let count = t
+            .to_vec::<i64>()
+            .unwrap()
+            .iter()
+            .filter(|&&t| t >= 0)
+            .count();
+        for (weights, each) in [
+            (RowWeights::Sum, 1.0),
+            (RowWeights::Mean, 1.0 / count as f64),
+        ] {
+            let each = Array::full([n], each);
+            let found = fused(Some(all(weights)));
+            let want = fused(Some(all(RowWeights::Each(&each))));
+            assert_eq!(
+                found.dx.unwrap().to_f64_vec(),
+                want.dx.unwrap().to_f64_vec()
+            );
+            assert_eq!(
+                found.dw.unwrap().to_f64_vec(),
+                want.dw.unwrap().to_f64_vec()
+            );
+        }
         let half = linear_cross_entropy(
             &x.cast(DType::BF16),
             &w.cast(DType::BF16),
             &t,
             -100,
             Compute::F32,
+            None,
         );
-        assert_close(&half.unwrap().0, &want, 5e-2);
+        assert_close(&half.unwrap().loss, &want, 5e-2);
     }
 }
 
@@ -122,8 +156,8 @@ fn extreme_logits() {
     let x = Array::from_vec(vec![f32::NAN, 1.0], [2, 1]).unwrap();
     let w = Array::from_vec(vec![f32::NEG_INFINITY, 1.0], [2, 1]).unwrap();
     let t = Array::from_vec(vec![0i64, 1], [2]).unwrap();
-    let (loss, _) = linear_cross_entropy(&x, &w, &t, -100, Compute::F32).unwrap();
-    let loss = loss.to_vec::<f32>().unwrap();
+    let found = linear_cross_entropy(&x, &w, &t, -100, Compute::F32, None).unwrap();
+    let loss = found.loss.to_vec::<f32>().unwrap();
     assert!(loss[0].is_nan());
     assert_eq!(loss[1], 0.0);
 }
@@ -140,11 +174,19 @@ fn bits_do_not_depend_on_threads() {
     assert_same_bits(|| {
         let (loss, lse) = cross_entropy(&logits, &t, None, -100, 0.1).unwrap();
         let d = cross_entropy_backward(&logits, &t, &lse, None, -100, 0.1, &g).unwrap();
-        let (loss2, lse2) = linear_cross_entropy(&x, &w, &t, -100, Compute::F32).unwrap();
-        let (dx, dw) =
-            linear_cross_entropy_backward(&x, &w, &t, &lse2, -100, &g, Compute::F32, [true; 2])
-                .unwrap();
-        vec![loss, lse, d, loss2, lse2, dx.unwrap(), dw.unwrap()]
+        let wanted = Wanted {
+            needs: [true; 2],
+            weights: RowWeights::Each(&g),
+        };
+        let found = linear_cross_entropy(&x, &w, &t, -100, Compute::F32, Some(&wanted)).unwrap();
+        vec![
+            loss,
+            lse,
+            d,
+            found.loss,
+            found.dx.unwrap(),
+            found.dw.unwrap(),
+        ]
     });
 }
 
@@ -165,7 +207,8 @@ fn misuse_and_zero_sizes() {
                 &x.slice(0, 0, 1, 1).unwrap(),
                 &t(vec![hostile, 0]),
                 -100,
-                Compute::F32
+                Compute::F32,
+                None
             )
             .is_err()
         );
@@ -176,7 +219,15 @@ fn misuse_and_zero_sizes() {
     assert!(cross_entropy(&x, &t(vec![0, 0]), None, -100, 1.5).is_err());
     assert!(cross_entropy(&x, &t(vec![0, 0]), None, -100, f64::NAN).is_err());
     assert!(
-        linear_cross_entropy(&x, &random([3, 4], 1), &t(vec![0, 0]), -100, Compute::F32).is_err()
+        linear_cross_entropy(
+            &x,
+            &random([3, 4], 1),
+            &t(vec![0, 0]),
+            -100,
+            Compute::F32,
+            None
+        )
+        .is_err()
     );
     let none = Array::zeros([0], DType::I64);
     let empty = Array::zeros([0, 3], DType::F32);
@@ -188,18 +239,17 @@ fn misuse_and_zero_sizes() {
         [0]
     );
     let w = Array::zeros([5, 3], DType::F32);
-    let (loss, lse) = linear_cross_entropy(&empty, &w, &none, -100, Compute::F32).unwrap();
-    let (dx, dw) = linear_cross_entropy_backward(
-        &empty,
-        &w,
-        &none,
-        &lse,
-        -100,
-        &loss,
-        Compute::F32,
-        [true; 2],
-    )
-    .unwrap();
+    let wanted = Wanted {
+        needs: [true; 2],
+        weights: RowWeights::Mean,
+    };
+    let found = linear_cross_entropy(&empty, &w, &none, -100, Compute::F32, Some(&wanted));
+    let LinearLoss { dx, dw, .. } = found.unwrap();
+    let each = Wanted {
+        weights: RowWeights::Each(&w),
+        ..wanted
+    };
+    assert!(linear_cross_entropy(&empty, &w, &none, -100, Compute::F32, Some(&each)).is_err());
     assert_eq!(
         (dx.unwrap().dims(), dw.unwrap().to_f64_vec()),
         (&[0, 3][..], vec![0.0; 15])

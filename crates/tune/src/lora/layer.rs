@@ -2,6 +2,7 @@
 
 use std::any::Any;
 
+use entrenar_core::ops::linear::LinearOptions;
 use entrenar_core::{DType, Error, Result, Tensor};
 use entrenar_nn::{
     AdaptedLayer, Ctx, Dropout, Init, Linear, Module, NamedArrays, Parameter, Parameters,
@@ -241,11 +242,18 @@ impl Module for LoraLinear {
         // theirs, and so do their gradients.
         let a = self.lora_a.tensor().to_dtype(x.dtype())?;
         let b = self.lora_b.tensor().to_dtype(x.dtype())?;
-        let delta = dropped.linear(&a, None)?.linear(&b, None)?;
-        let delta = delta.mul_scalar(self.scale)?;
+        // The few numbers between them are scaled, not the many behind them.
+        let low = dropped.linear(&a, None)?.mul_scalar(self.scale)?;
         let Some(magnitude) = &self.magnitude else {
-            return y.add(&delta.to_dtype(y.dtype())?);
+            // B's product is added to the layer's as it is made: one pass over the output.
+            let onto = LinearOptions {
+                output: Some(y.dtype()),
+                residual: Some(y),
+                ..Default::default()
+            };
+            return low.linear_with(&b, None, &onto);
         };
+        let delta = low.linear(&b, None)?;
         // PEFT rescales W x without the bias, and while dropping computes it on the dropped x.
         let plain = if cx.is_training() && self.dropout.p() > 0.0 {
             match self.quantized() {
