@@ -316,8 +316,25 @@ pub struct Sink<'a> {
 pub(crate) enum Gradient {
     /// All of it.
     Whole(Tensor),
-    /// Zero except for one slice: added in place where the operand already has a gradient.
-    Part(Tensor, crate::ops::slice::Embed),
+    /// Zero except for a part: added in place where the operand already has a gradient.
+    Part(Tensor, Box<dyn Place>),
+}
+
+/// Where a partial contribution lies in the gradient of its operand.
+pub(crate) trait Place {
+    /// The whole gradient.
+    ///
+    /// # Errors
+    /// Whatever the ops it calls return.
+    fn embed(&self, part: &Tensor) -> Result<Tensor>;
+
+    /// Adds `part` to `target` without building the zeros around it; false when there is no way for
+    /// its dtype. Many parts of one tensor thus cost their own size each, and not the size of the
+    /// whole every time.
+    ///
+    /// # Errors
+    /// When the part does not fit.
+    fn add_in_place(&self, target: &mut Array, part: &Array) -> Result<bool>;
 }
 
 impl Sink<'_> {
@@ -337,15 +354,15 @@ impl Sink<'_> {
         Ok(())
     }
 
-    /// Adds a gradient that is zero outside one slice of input `i`.
+    /// Adds a gradient that is zero outside one part of input `i`.
     pub(crate) fn add_part(
         &mut self,
         i: usize,
         gradient: Tensor,
-        at: crate::ops::slice::Embed,
+        at: impl Place + 'static,
     ) -> Result<()> {
         if self.needs[i] {
-            self.merge(i, Gradient::Part(gradient, at))?;
+            self.merge(i, Gradient::Part(gradient, Box::new(at)))?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@
 use entrenar_base::{Array, DType, Element, Error, Result, Shape, dispatch};
 
 use crate::kit::{self, Real, check_dim, contiguous, integers, same_dtype};
-use crate::team;
+use crate::team::{self, Shared};
 
 /// Estimated nanoseconds to move one element.
 const COPY_NS: f64 = 0.5;
@@ -357,53 +357,43 @@ pub fn index_add(base: &Array, dim: usize, index: &Array, src: &Array) -> Result
     scatter_add(base, dim, &full, src).map_err(|e| e.context(OP))
 }
 
-/// Positions of an index grouped by the row they name, in order inside each group.
+/// Positions of an index grouped by the row they name, in order inside each group. Costs what the
+/// index is long, however many rows there are.
 struct Groups {
-    /// Group `r` is `order[starts[r]..starts[r + 1]]`.
+    /// (row, position), sorted.
+    named: Vec<(usize, usize)>,
+    /// Where each row begins in `named`, and its end.
     starts: Vec<usize>,
-    order: Vec<usize>,
 }
 
 impl Groups {
-    /// A counting sort of checked indices in `0..rows`.
-    fn of(ids: &[i64], rows: usize) -> Groups {
-        let mut starts = vec![0usize; rows + 1];
-        for &i in ids {
-            starts[i as usize + 1] += 1;
-        }
-        for r in 0..rows {
-            starts[r + 1] += starts[r];
-        }
-        let mut order = vec![0usize; ids.len()];
-        let mut next = starts.clone();
-        for (at, &i) in ids.iter().enumerate() {
-            order[next[i as usize]] = at;
-            next[i as usize] += 1;
-        }
-        Groups { starts, order }
+    /// Those of checked indices.
+    fn of(ids: &[i64]) -> Groups {
+        let mut named: Vec<(usize, usize)> = ids
+            .iter()
+            .enumerate()
+            .map(|(at, &row)| (row as usize, at))
+            .collect();
+        named.sort_unstable();
+        let mut starts: Vec<usize> = (0..named.len())
+            .filter(|&i| i == 0 || named[i].0 != named[i - 1].0)
+            .collect();
+        starts.push(named.len());
+        Groups { named, starts }
     }
 
-    fn row(&self, row: usize) -> &[usize] {
-        &self.order[self.starts[row]..self.starts[row + 1]]
-    }
-
-    /// Adds rows of `g` (`width` elements each) to the rows of `out` they name, after `prepare`.
-    fn add_rows<T: Real>(
-        &self,
-        g: &[T],
-        out: &mut [T],
-        width: usize,
-        prepare: impl Fn(&mut [T]) + Sync,
-    ) {
-        let rows = self.starts.len() - 1;
-        if width == 0 || rows == 0 {
-            return;
-        }
-        let per_row = (1 + self.order.len() / rows) as f64 * width as f64 * COPY_NS;
-        team::split_mut(out, rows, per_row, |range, out| {
-            for (row, out) in range.zip(out.chunks_exact_mut(width)) {
-                prepare(out);
-                for &at in self.row(row) {
+    /// Adds rows of `g` (`width` elements each) to the rows of `out` they name.
+    fn add_rows<T: Real>(&self, g: &[T], out: &mut [T], width: usize) {
+        let groups = self.starts.len() - 1;
+        let each = self.named.len() as f64 / groups.max(1) as f64;
+        let out = Shared::new(out);
+        team::split(groups, each * width as f64 * COPY_NS, |range| {
+            for group in range {
+                let named = &self.named[self.starts[group]..self.starts[group + 1]];
+                let row = named[0].0;
+                // SAFETY: groups are those of different rows.
+                let out = unsafe { out.slice(row * width..(row + 1) * width) };
+                for &(_, at) in named {
                     kit::add_into(out, &g[at * width..(at + 1) * width]);
                 }
             }
@@ -440,12 +430,13 @@ pub fn embedding_backward(grad: &Array, index: &Array, rows: usize) -> Result<Ar
     check_range(OP, &ids, index.dims(), rows)?;
     let shape = Shape::from([rows, width]);
     shape.checked_numel()?;
-    let groups = Groups::of(&ids, rows);
+    let groups = Groups::of(&ids);
     let dense = kit::dense(grad, compute)?;
     let out = kit::with_real!(compute, T => {
         let g = dense.as_slice::<T>()?;
         Array::build(&shape, |out: &mut [T]| {
-            groups.add_rows(g, out, width, |row| row.fill(0.0));
+            team::split_mut(out, rows, width as f64 * COPY_NS, |_, out| out.fill(0.0));
+            groups.add_rows(g, out, width);
         })
     });
     kit::cast(&out, grad.dtype())
@@ -475,15 +466,15 @@ pub fn embedding_accumulate(target: &mut Array, grad: &Array, index: &Array) -> 
     };
     let ids = integers(OP, index)?;
     check_range(OP, &ids, index.dims(), rows)?;
-    let groups = Groups::of(&ids, rows);
+    let groups = Groups::of(&ids);
     let dense = kit::dense(grad, compute)?;
     kit::with_real!(compute, T => {
         let g = dense.as_slice::<T>()?;
         if target.dtype() == compute {
-            groups.add_rows(g, target.make_mut::<T>()?, width, |_| {});
+            groups.add_rows(g, target.make_mut::<T>()?, width);
         } else {
             let mut wide = kit::dense(target, compute)?;
-            groups.add_rows(g, wide.make_mut::<T>()?, width, |_| {});
+            groups.add_rows(g, wide.make_mut::<T>()?, width);
             *target = kit::cast(&wide, grad.dtype())?;
         }
     });

@@ -4,8 +4,10 @@
 //! (2i, 2i + 1) when interleaved. The inverse turns back (sin → -sin), which is also the gradient.
 //! (Su, Lu, Pan, Murtadha, Wen, Liu, "RoFormer", 2021.)
 
-use entrenar_base::{Array, Error, Result};
+use entrenar_base::{Array, Error, Result, dispatch};
 
+use crate::alloc::Scratch;
+use crate::cast::{convert, same, same_mut};
 use crate::kit::{self, Real, multiversion, with_real};
 use crate::team;
 
@@ -17,11 +19,10 @@ multiversion! {
     fn turn<T: Real>(x: &[T], y: &mut [T], cos: &[T], sin: &[T], interleaved: bool, sign: T) {
         let half = cos.len();
         if interleaved {
-            let (x, _) = x.as_chunks::<2>();
-            let (y, _) = y.as_chunks_mut::<2>();
-            for (((y, x), &c), &s) in y.iter_mut().zip(x).zip(cos).zip(sin) {
-                let s = s * sign;
-                *y = [x[0] * c - x[1] * s, x[1] * c + x[0] * s];
+            let (x, y) = (&x.as_chunks::<2>().0[..half], &mut y.as_chunks_mut::<2>().0[..half]);
+            for i in 0..half {
+                let (x, c, s) = (x[i], cos[i], sin[i] * sign);
+                y[i] = [x[0] * c - x[1] * s, x[1] * c + x[0] * s];
             }
         } else {
             let (first, second) = x.split_at(half);
@@ -84,36 +85,46 @@ pub fn rotary(
         }
     }
     let (cos, sin) = (kit::dense(cos, compute)?, kit::dense(sin, compute)?);
-    let cast = kit::cast(x, compute)?;
     let last = x.rank() - 1;
-    let source = if width <= 1 || cast.layout().strides()[last] == 1 {
-        cast
+    let source = if width <= 1 || x.layout().strides()[last] == 1 {
+        x.clone()
     } else {
-        kit::contiguous(&cast)?
+        kit::contiguous(x)?
     };
-    let out = with_real!(compute, T => {
+    dispatch!(x.dtype(), S => with_real!(compute, T => {
         let (cos, sin) = (cos.as_slice::<T>()?, sin.as_slice::<T>()?);
-        let view = source.view::<T>()?;
-        let (data, dims, strides) = (view.data(), &view.dims()[..last], &view.strides()[..last]);
         let sign: T = if inverse { -1.0 } else { 1.0 };
-        Array::build(x.shape(), |y: &mut [T]| {
+        let view = source.view::<S>()?;
+        let (data, dims, strides) = (view.data(), &view.dims()[..last], &view.strides()[..last]);
+        Ok(Array::build(x.shape(), |y: &mut [S]| {
             if y.is_empty() {
                 return;
             }
             let rows = y.len() / width;
             team::split_mut(y, rows, width as f64 * ELEMENT_NS, |range, y| {
-                for (row, y) in range.zip(y.chunks_exact_mut(width)) {
+                // 16-bit rows are widened and rounded one at a time.
+                let mut room = Scratch::<T>::new(2 * width);
+                let (wide, turned) = room.split_at_mut(width);
+                for (i, row) in range.enumerate() {
                     let (mut at, mut rest) = (view.offset() as isize, row);
                     for (&d, &s) in dims.iter().zip(strides).rev() {
                         at += (rest % d) as isize * s;
                         rest /= d;
                     }
                     let position = row % time * half..(row % time + 1) * half;
+                    let (cos, sin) = (&cos[position.clone()], &sin[position]);
                     let x = &data[at as usize..at as usize + width];
-                    turn(x, y, &cos[position.clone()], &sin[position], interleaved, sign);
+                    let y = &mut y[i * width..(i + 1) * width];
+                    match (same::<S, T>(x), same_mut::<S, T>(y)) {
+                        (Some(x), Some(y)) => turn(x, y, cos, sin, interleaved, sign),
+                        _ => {
+                            convert(x, wide);
+                            turn(wide, turned, cos, sin, interleaved, sign);
+                            convert(turned, y);
+                        }
+                    }
                 }
             });
-        })
-    });
-    kit::cast(&out, x.dtype())
+        }))
+    }))
 }

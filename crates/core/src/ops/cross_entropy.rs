@@ -321,6 +321,30 @@ impl BackwardKernel for LinearRows {
     }
 }
 
+/// How many targets are no `ignore`: a scalar in `dtype`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Counted {
+    ignore: i64,
+    dtype: DType,
+}
+
+impl Op for Counted {
+    fn name(&self) -> &'static str {
+        "count_targets"
+    }
+    fn infer(&self, _: &[&Aval]) -> Result<Few<Aval>> {
+        Ok(one(Aval::new((), self.dtype)))
+    }
+    fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
+        let targets = inputs[0].cast(DType::I64).to_vec::<i64>()?;
+        let count = targets.iter().filter(|&&t| t != self.ignore).count();
+        Ok(one(Array::full_as((), count as f64, self.dtype)))
+    }
+    fn rule(&self) -> Rule<'_> {
+        Rule::Zero
+    }
+}
+
 /// How often each class `0..classes` is a target: `[classes]` in `dtype`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct ClassCounts {
@@ -352,7 +376,7 @@ impl Op for ClassCounts {
     }
 }
 
-/// The sum of class weights over the rows that count: what the mean divides by.
+/// The sum of class weights (1 without) over the rows that count: what the mean divides by.
 pub(crate) fn mean_divisor(
     targets: &Tensor,
     weight: Option<&Tensor>,
@@ -360,16 +384,16 @@ pub(crate) fn mean_divisor(
     ignore: i64,
     dtype: DType,
 ) -> Result<Tensor> {
+    let Some(weight) = weight else {
+        return apply1(&handle(Counted { ignore, dtype }), &[targets]);
+    };
     let op = ClassCounts {
         classes,
         ignore,
         dtype,
     };
     let counts = apply1(&handle(op), &[targets])?;
-    match weight {
-        Some(w) => counts.mul(&w.to_dtype(dtype)?)?.sum(),
-        None => counts.sum(),
-    }
+    counts.mul(&weight.to_dtype(dtype)?)?.sum()
 }
 
 /// Sum of `rows` over `divisor` where the reduction is the mean; otherwise as [`Reduction`] says.

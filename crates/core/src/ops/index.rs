@@ -12,7 +12,7 @@ use entrenar_cpu::index as kernel;
 use super::where_::constant;
 use crate::Tensor;
 use crate::apply::{apply1, handle, one};
-use crate::op::{Aval, Few, Linear, Op, Rule, Sink, VjpCx};
+use crate::op::{Aval, Few, Linear, Op, Place, Rule, Sink, VjpCx};
 use crate::registry::{Entry, Gen, Sample};
 
 #[track_caller]
@@ -328,10 +328,34 @@ impl Linear for Embedding {
         let Some(g) = cx.cotangent(0) else {
             return Ok(());
         };
-        let op = EmbeddingBackward {
+        let place = TableRows {
             rows: cx.aval(0).shape[0],
+            index: cx.input(1)?.clone(),
         };
-        sink.add(0, apply1(&handle(op), &[g, cx.input(1)?])?)
+        sink.add_part(0, g.clone(), place)
+    }
+}
+
+/// The rows of a table that an index names: a tied table has a gradient already, which then is not
+/// added to zeros of its size.
+struct TableRows {
+    rows: usize,
+    index: Tensor,
+}
+
+impl Place for TableRows {
+    fn embed(&self, part: &Tensor) -> Result<Tensor> {
+        let op = EmbeddingBackward { rows: self.rows };
+        apply1(&handle(op), &[part, &self.index])
+    }
+
+    fn add_in_place(&self, target: &mut Array, part: &Array) -> Result<bool> {
+        // A sum in 16 bits would round once more.
+        if target.dtype() != part.dtype() || !matches!(part.dtype(), DType::F32 | DType::F64) {
+            return Ok(false);
+        }
+        kernel::embedding_accumulate(target, part, self.index.array())?;
+        Ok(true)
     }
 }
 
@@ -726,6 +750,35 @@ pub(crate) const ENTRIES: &[Entry] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A table that is the head too: its two gradients add up, whichever comes first.
+    #[test]
+    fn tied_tables_add_their_gradients() -> Result<()> {
+        for dtype in [DType::F64, DType::F32, DType::BF16] {
+            let table = Tensor::randn([5, 3], dtype, 1)?;
+            let tokens = Tensor::from_vec(vec![4i64, 0, 4], [3])?;
+            let parts = |embed: &Tensor, head: &Tensor| -> Result<Tensor> {
+                let x = embed.embedding(&tokens)?.sin()?;
+                x.matmul(&head.t()?)?.sin()?.sum()
+            };
+            let tied = table.requires_grad()?;
+            parts(&tied, &tied)?.backward()?;
+            let (embed, head) = (table.requires_grad()?, table.requires_grad()?);
+            parts(&embed, &head)?.backward()?;
+            let want = embed.grad().unwrap().add(&head.grad().unwrap())?;
+            let found = tied.grad().unwrap();
+            let unit = if dtype == DType::BF16 { 0.02 } else { 1e-6 };
+            for (f, w) in found
+                .array()
+                .to_f64_vec()
+                .iter()
+                .zip(want.array().to_f64_vec())
+            {
+                assert!((f - w).abs() <= unit * w.abs().max(1.0), "{dtype}: {f} {w}");
+            }
+        }
+        Ok(())
+    }
 
     #[test]
     fn the_last_of_several_writes_stays_and_alone_gets_the_gradient() {

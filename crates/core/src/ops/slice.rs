@@ -4,7 +4,7 @@ use entrenar_base::{Array, DType, Element, Error, Result};
 
 use crate::Tensor;
 use crate::apply::{apply1, handle, one};
-use crate::op::{Aval, Few, Linear, Op, Rule, Sink, VjpCx};
+use crate::op::{Aval, Few, Linear, Op, Place, Rule, Sink, VjpCx};
 use crate::registry::{Entry, Sample};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,16 +70,12 @@ pub(crate) struct Embed {
     size: usize,
 }
 
-impl Embed {
-    /// The gradient of a slice as a full tensor.
-    pub(crate) fn embed(&self, part: &Tensor) -> Result<Tensor> {
+impl Place for Embed {
+    fn embed(&self, part: &Tensor) -> Result<Tensor> {
         apply1(&handle(self.clone()), &[part])
     }
 
-    /// Adds `part` to its place in `target` without building the zeros around it; false when the
-    /// dtype has no fast path. Many slices of one tensor thus cost their own size each, and not
-    /// the size of the whole every time.
-    pub(crate) fn add_in_place(&self, target: &mut Array, part: &Array) -> Result<bool> {
+    fn add_in_place(&self, target: &mut Array, part: &Array) -> Result<bool> {
         fn add<T: Element + std::ops::AddAssign>(
             at: &Embed,
             target: &mut Array,

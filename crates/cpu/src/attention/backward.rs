@@ -1,17 +1,19 @@
-//! The backward pass of one group of heads: probabilities are rebuilt from the log-sum-exps.
+//! The backward pass of some heads of a group: probabilities are rebuilt from the log-sum-exps.
 //!
 //! With p = softmax(s), o = p·v and cotangent g: dv = pᵀ·g, dp = g·vᵀ, ds = p·(dp - Σ g·o)·scale,
 //! dq = ds·k, dk = dsᵀ·q. Dropout factors f multiply p in dv and dp in ds.
 
 use super::pack::{self, GROUP, Pack, padded_columns, padded_rows};
-use super::problem::{Heads, Problem};
+use super::problem::{Heads, Problem, Sizes};
 use super::rows;
 use super::tile::product;
 use super::{KEYS, QUERIES, Target};
 use crate::alloc::Scratch;
 use crate::cast::convert;
 use crate::kit::Real;
+use crate::team::Shared;
 use entrenar_base::Float;
+use std::ops::Range;
 
 /// What flowed in, and what the forward pass returned.
 pub(super) struct Returned<'a, P: Pack> {
@@ -42,25 +44,34 @@ struct Room<P: Pack> {
 
 /// Sums over the blocks.
 struct Sums<T: Real> {
-    /// `[heads, padded queries, padded width]`
+    /// `[heads of the part, padded queries, padded width]`
     dq: Scratch<T>,
     /// `[padded keys of a block, padded width]`
     dk: Scratch<T>,
     dv: Scratch<T>,
-    /// Σ g·o of each query, `[heads, queries]`.
+    /// Σ g·o of each query, `[heads of the part, queries]`.
     deltas: Scratch<T>,
 }
 
-/// Gradients of all heads of `group` of one batch entry.
-pub(super) fn group<P: Pack>(
+/// Sums over the heads of a part of a group, where the parts of a group are computed apart.
+pub(super) struct Parts<'a, T> {
+    /// `[batch, heads, keys, width]`: that of the part's first head is filled.
+    pub dk: Shared<'a, T>,
+    pub dv: Shared<'a, T>,
+}
+
+/// Gradients of some heads of one batch entry, all of the group of the first: those of the queries
+/// go to `to`, those of keys and values to `parts`, or to `to` too when the heads are the group.
+pub(super) fn some_heads<P: Pack>(
     p: &Problem<'_, P>,
     back: &Returned<'_, P>,
     batch: usize,
-    group: usize,
+    heads: Range<usize>,
     to: &Targets<'_, P::Source>,
+    parts: Option<&Parts<'_, P::Sum>>,
 ) {
     let z = &p.z;
-    let (share, nr) = (z.share(), p.tile.nr);
+    let (group, nr) = (heads.start / z.share(), p.tile.nr);
     let (width, value_width) = (padded_columns(z.width), padded_columns(z.value_width));
     let (block, widest) = (
         padded_rows(QUERIES.min(z.queries)),
@@ -68,10 +79,10 @@ pub(super) fn group<P: Pack>(
     );
     let (steps, value_steps) = (P::steps(z.width), P::steps(z.value_width));
     let mut sums = Sums::<P::Sum> {
-        dq: Scratch::zeroed(share * padded_rows(z.queries) * width),
+        dq: Scratch::zeroed(heads.len() * padded_rows(z.queries) * width),
         dk: Scratch::new(widest * width),
         dv: Scratch::new(widest * value_width),
-        deltas: deltas(p, back, batch, group),
+        deltas: deltas(p, back, batch, heads.clone()),
     };
     let mut room = Room::<P> {
         query_rows: Scratch::new(block * steps),
@@ -101,12 +112,12 @@ pub(super) fn group<P: Pack>(
                 along: pack::along::<P>(nr, key, &mut keys_along, true),
                 values: pack::transposed::<P>(nr, value, &mut line, &mut values),
             };
-            for h in 0..share {
+            for (h, head) in heads.clone().enumerate() {
                 for start in (0..z.queries).step_by(QUERIES) {
                     let end = (start + QUERIES).min(z.queries);
                     let visible = p.visible(batch, end).min(first + here);
                     if visible > first {
-                        let place = (batch, group * share + h, start..end);
+                        let place = (batch, head, start..end);
                         let seen = (first, visible - first);
                         query_block(p, back, &operands, place, h, seen, &mut room, &mut sums);
                     }
@@ -114,45 +125,82 @@ pub(super) fn group<P: Pack>(
             }
         }
         for j in 0..all {
-            // SAFETY: rows of this group belong to this call alone.
+            let dk = &sums.dk[j * width..][..z.width];
+            let dv = &sums.dv[j * value_width..][..z.value_width];
+            // SAFETY: rows of these heads, or of their group, belong to this call alone.
             unsafe {
-                let (dk, dv) = (&sums.dk[j * width..], &sums.dv[j * value_width..]);
-                convert(&dk[..z.width], to.key.row(batch, group, first + j, z.width));
-                convert(
-                    &dv[..z.value_width],
-                    to.value.row(batch, group, first + j, z.value_width),
-                );
+                match parts {
+                    Some(parts) => {
+                        let row = (batch * z.heads + heads.start) * z.keys + first + j;
+                        let keys = row * z.width..(row + 1) * z.width;
+                        convert(dk, parts.dk.slice(keys));
+                        let values = row * z.value_width..(row + 1) * z.value_width;
+                        convert(dv, parts.dv.slice(values));
+                    }
+                    None => {
+                        convert(dk, to.key.row(batch, group, first + j, z.width));
+                        convert(dv, to.value.row(batch, group, first + j, z.value_width));
+                    }
+                }
             }
         }
     }
-    for h in 0..share {
+    for (h, head) in heads.enumerate() {
         for query in 0..z.queries {
             let at = (h * padded_rows(z.queries) + query) * width;
             // SAFETY: as above.
             unsafe {
                 convert(
                     &sums.dq[at..at + z.width],
-                    to.query.row(batch, group * share + h, query, z.width),
+                    to.query.row(batch, head, query, z.width),
                 );
             }
         }
     }
 }
 
-/// Σ g·o of every query of the group.
+/// Adds up the parts of keys `range` (of all batch entries and groups, in order), head by head.
+pub(super) fn add_parts<P: Pack>(
+    z: &Sizes,
+    parts: &Parts<'_, P::Sum>,
+    range: Range<usize>,
+    to: &Targets<'_, P::Source>,
+) {
+    let widest = z.width.max(z.value_width);
+    let mut sum = Scratch::<P::Sum>::new(widest);
+    for item in range {
+        let (group, key) = (item / z.keys, item % z.keys);
+        let (batch, group) = (group / z.groups, group % z.groups);
+        for (parts, width, to) in [
+            (&parts.dk, z.width, &to.key),
+            (&parts.dv, z.value_width, &to.value),
+        ] {
+            let sum = &mut sum[..width];
+            sum.fill(P::Sum::ZERO);
+            for head in group * z.share()..(group + 1) * z.share() {
+                let row = (batch * z.heads + head) * z.keys + key;
+                // SAFETY: all parts are complete and only read; the row belongs to this call alone.
+                rows::add_row(sum, unsafe { parts.slice(row * width..(row + 1) * width) });
+            }
+            // SAFETY: as above.
+            convert(sum, unsafe { to.row(batch, group, key, width) });
+        }
+    }
+}
+
+/// Σ g·o of every query of the heads.
 fn deltas<P: Pack>(
     p: &Problem<'_, P>,
     back: &Returned<'_, P>,
     batch: usize,
-    group: usize,
+    heads: Range<usize>,
 ) -> Scratch<P::Sum> {
     let z = &p.z;
     let e = z.value_width;
-    let mut deltas = Scratch::<P::Sum>::new(z.share() * z.queries);
+    let mut deltas = Scratch::<P::Sum>::new(heads.len() * z.queries);
     let mut wide = Scratch::<P::Sum>::new(2 * e);
     let (g, o) = wide.split_at_mut(e);
-    for h in 0..z.share() {
-        let head = group * z.share() + h;
+    for (h, head) in heads.enumerate() {
         for query in 0..z.queries {
             convert(back.grad.rows((batch, head, query), 1, e).row(0), g);
             convert(back.out.rows((batch, head, query), 1, e).row(0), o);
@@ -169,7 +217,7 @@ struct Keys<'a, P: Pack> {
     values: super::tile::Right<'a, P::Operand>,
 }
 
-/// One block of queries of head `h` of the group against the keys `seen` (first and number).
+/// One block of queries of the `h`-th head of the part against the keys `seen` (first and number).
 #[allow(
     clippy::too_many_arguments,
     reason = "the inner part of a five-fold loop"

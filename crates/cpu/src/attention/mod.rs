@@ -25,9 +25,10 @@ mod tile;
 
 use entrenar_base::{Array, DType, Element, Error, Result, bf16, f16};
 
+use crate::alloc::Scratch;
 use crate::kit;
 use crate::team::{self, Shared};
-use backward::{Returned, Targets};
+use backward::{Parts, Returned, Targets};
 use pack::Pack;
 use problem::{Heads, Problem, Sizes, readable};
 use tile::{Pairs, Plain};
@@ -40,6 +41,8 @@ const KEYS: usize = 256;
 const CHUNK: usize = 512;
 /// Nanoseconds per query, key and channel, on one core.
 const STEP_NS: f64 = 0.015;
+/// Groups (of all batch entries) below which the heads of a group are computed apart.
+const FEW_GROUPS: usize = 16;
 
 /// Dropout of the weights after the softmax: weight (b, h, i, j) is element
 /// `((b·H + h)·T + i)·S + j` of the mask of [`crate::random::dropout_mask`].
@@ -321,12 +324,36 @@ fn gradients(
 
 fn run_backward<P: Pack>(p: &Problem<'_, P>, back: &Returned<'_, P>, joint: bool) -> Gradients {
     let z = p.z;
+    // Few groups would leave threads idle: their heads are computed apart, and then added.
+    let apart = z.share() > 1 && z.batch * z.groups < FEW_GROUPS;
     let run = |to: &Targets<'_, P::Source>| {
-        let steps = z.share() * z.queries * z.keys * (3 * z.width + 2 * z.value_width + 32);
-        team::split(z.batch * z.groups, steps as f64 * STEP_NS, |items| {
+        let steps = (z.queries * z.keys * (3 * z.width + 2 * z.value_width + 32)) as f64 * STEP_NS;
+        if !apart {
+            team::split(z.batch * z.groups, z.share() as f64 * steps, |items| {
+                for item in items {
+                    let (batch, head) = (item / z.groups, item % z.groups * z.share());
+                    let heads = head..head + z.share();
+                    backward::some_heads(p, back, batch, heads, to, None);
+                }
+            });
+            return;
+        }
+        let rows = z.batch * z.heads * z.keys;
+        let mut dk = Scratch::<P::Sum>::new(rows * z.width);
+        let mut dv = Scratch::<P::Sum>::new(rows * z.value_width);
+        let parts = Parts {
+            dk: Shared::new(&mut dk),
+            dv: Shared::new(&mut dv),
+        };
+        team::split(z.batch * z.heads, steps, |items| {
             for item in items {
-                backward::group(p, back, item / z.groups, item % z.groups, to);
+                let (batch, head) = (item / z.heads, item % z.heads);
+                backward::some_heads(p, back, batch, head..head + 1, to, Some(&parts));
             }
+        });
+        let row = (z.heads * (z.width + z.value_width)) as f64 * 0.2;
+        team::split(z.batch * z.groups * z.keys, row, |range| {
+            backward::add_parts::<P>(&z, &parts, range, to);
         });
     };
     if joint {

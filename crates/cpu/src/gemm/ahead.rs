@@ -70,6 +70,31 @@ impl Runs {
     }
 }
 
+/// Asks for the lines of a rectangle that is about to be written: `rows` of them, `stride` bytes apart,
+/// `bytes` long each. A kernel's time hides what its stores would wait for.
+#[inline(always)]
+pub(super) fn ask_to_write(at: *mut u8, rows: usize, stride: usize, bytes: usize) {
+    for row in 0..rows {
+        let row = at.wrapping_add(row * stride);
+        for line in (0..bytes).step_by(LINE) {
+            prefetch_to_write(row.wrapping_add(line));
+        }
+    }
+}
+
+/// A hint: harmless wherever it points.
+#[inline(always)]
+fn prefetch_to_write(at: *mut u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: the instruction changes nothing that the program sees and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Lines asked for between two kernels, at most: the processor tracks few misses at a time.
 const MOST: usize = 16;
 

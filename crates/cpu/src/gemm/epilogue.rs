@@ -8,6 +8,7 @@ use entrenar_base::{bf16, f16};
 use half::slice::HalfFloatSliceExt;
 
 use super::Kind;
+use super::ahead::ask_to_write;
 use super::panel::{Finish, Place};
 use crate::cast::round_bf16;
 use crate::product::Activation;
@@ -224,6 +225,17 @@ impl Epilogue<'_> {
 }
 
 impl Finish<f32> for Epilogue<'_> {
+    fn ask(&self, at: Place) {
+        let start = at.row * self.width + at.column;
+        for rows in [Some(self.output), self.preactivation]
+            .into_iter()
+            .flatten()
+        {
+            let size = rows.kind.bytes();
+            ask_to_write(rows.at(start), at.high, self.width * size, at.wide * size);
+        }
+    }
+
     unsafe fn begin(&self, at: Place, tile: *mut f32, width: usize) {
         for r in 0..at.high {
             let start = (at.row + r) * self.width + at.column;

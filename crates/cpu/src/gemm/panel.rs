@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::ahead::Runs;
+use super::ahead::{Runs, ask_to_write};
 use super::engine::{Engine, readable};
 use super::pack::{Block, SLACK};
 use super::tile::Call;
@@ -33,6 +33,9 @@ const IN_L1: usize = 20 << 10;
 
 /// What happens to finished tiles.
 pub(crate) trait Finish<S>: Sync {
+    /// Asks for the memory of the outputs, while the sums are made.
+    fn ask(&self, at: Place);
+
     /// Old values into the tile, for products that accumulate.
     ///
     /// # Safety
@@ -500,6 +503,15 @@ impl<E: Engine> Work<'_, E> {
                     ahead_step: ahead_step as isize,
                 };
                 let kernel = E::kernels().get(high, sliver.vectors, !self.plan.left_in_place);
+                match ends.finish {
+                    Some(finish) => finish.ask(self.told(&place)),
+                    None if ends.to_width != nr => {
+                        let size = size_of::<E::S>();
+                        let stride = ends.to_width * size;
+                        ask_to_write(ends.to.cast(), high, stride, sliver.wide * size);
+                    }
+                    None => {}
+                }
                 // SAFETY: operands are packed or readable in place; the destination is scratch
                 // memory with room for a tile or the caller's output.
                 unsafe {
