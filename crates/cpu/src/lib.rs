@@ -15,6 +15,7 @@ pub mod bitwise;
 pub mod cast;
 pub mod conv;
 pub mod copy;
+pub mod gated;
 mod gemm;
 pub mod index;
 mod kit;

@@ -302,7 +302,7 @@ multiversion! {
 }
 
 /// A float with the functions that activations are made of.
-trait Smooth: Real {
+pub(crate) trait Smooth: Real {
     fn sigmoid(self) -> Self;
     fn erf(self) -> Self;
     /// e^x, or 0 far below.

@@ -18,6 +18,7 @@ pub mod diagonal;
 pub mod dropout;
 pub(crate) mod expansion;
 pub mod extreme;
+pub mod gated;
 pub mod index;
 pub mod indexing;
 pub mod interpolate;
@@ -61,6 +62,7 @@ pub(crate) const ENTRIES: &[&[Entry]] = &[
     diagonal::ENTRIES,
     dropout::ENTRIES,
     extreme::ENTRIES,
+    gated::ENTRIES,
     index::ENTRIES,
     interpolate::ENTRIES,
     layer_norm::ENTRIES,

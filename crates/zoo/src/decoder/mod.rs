@@ -236,9 +236,9 @@ pub(crate) fn band(
 
 impl Module for FeedForward {
     fn forward(&self, x: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
-        let gate = cx.call("gate_proj", &self.gate_proj, x)?.silu()?;
+        let gate = cx.call("gate_proj", &self.gate_proj, x)?;
         let up = cx.call("up_proj", &self.up_proj, x)?;
-        cx.call("down_proj", &self.down_proj, &gate.mul(&up)?)
+        cx.call("down_proj", &self.down_proj, &gate.silu_mul(&up)?)
     }
 }
 
