@@ -280,8 +280,9 @@ pub(crate) fn scale<T: Real>(x: &mut [T], factor: T) {
 /// `y[i] += x[i]`.
 #[inline(always)]
 pub(crate) fn add_into<T: Real>(y: &mut [T], x: &[T]) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y += x;
+    let x = &x[..y.len()];
+    for i in 0..y.len() {
+        y[i] += x[i];
     }
 }
 

@@ -24,7 +24,8 @@ const RIGHT_BYTES: usize = 8 << 20;
 const GROUP: usize = 4;
 /// Rows of a left block, at least and at most.
 const ROWS: Range<usize> = 48..240;
-/// A left operand that meets no more columns than this is read in place.
+/// A left operand that meets no more columns than this is read in place; one of pairs always is, since
+/// it is half as long.
 const FEW_COLUMNS: usize = 128;
 /// A right operand that meets no more tiles of rows than this is read in place.
 const FEW_TILES: usize = 2;
@@ -183,7 +184,7 @@ pub(super) fn left_in_place<E: Engine>(
     let kernels = E::kernels();
     // Rows that lie a power of two apart would share cache sets.
     let apart = !a.row_bytes().unsigned_abs().is_multiple_of(2048) || m <= kernels.rows();
-    let few = a.column == 1 && n <= FEW_COLUMNS && apart;
+    let few = a.column == 1 && (n <= FEW_COLUMNS || E::GROUP > 1) && apart;
     readable::<E>(a, k, round) && (m == 1 || n <= kernels.columns() || few)
 }
 

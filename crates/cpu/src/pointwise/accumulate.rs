@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Binary, Compute, Lane, interpreter};
 use crate::alloc::Scratch;
-use crate::cast::{self, convert};
+use crate::cast::{self, convert, round_bf16, same, same_mut};
+use crate::kit::{self, Real};
+use crate::simd::multiversion;
 use crate::team;
 use crate::walk::Walk;
 
@@ -39,6 +41,37 @@ pub fn add_assign(target: &mut Array, x: &Array) -> Result<()> {
     }
 }
 
+multiversion! {
+    fn add_to<T: Real>(out: &mut [T], x: &[T]) {
+        kit::add_into(out, x);
+    }
+}
+
+multiversion! {
+    fn add_to_bf16(out: &mut [bf16], x: &[bf16]) {
+        let x = &x[..out.len()];
+        for i in 0..out.len() {
+            let a = f32::from_bits(u32::from(out[i].to_bits()) << 16);
+            let b = f32::from_bits(u32::from(x[i].to_bits()) << 16);
+            out[i] = round_bf16(a + b);
+        }
+    }
+}
+
+/// `out += x` element by element where both have one of the usual dtypes; false elsewhere.
+fn add_alike<D: Element, S: Element>(out: &mut [D], x: &[S]) -> bool {
+    if let (Some(x), Some(out)) = (same::<S, f32>(x), same_mut::<D, f32>(out)) {
+        add_to(out, x);
+    } else if let (Some(x), Some(out)) = (same::<S, f64>(x), same_mut::<D, f64>(out)) {
+        add_to(out, x);
+    } else if let (Some(x), Some(out)) = (same::<S, bf16>(x), same_mut::<D, bf16>(out)) {
+        add_to_bf16(out, x);
+    } else {
+        return false;
+    }
+    true
+}
+
 /// Elements handled at once through scratch memory.
 const TILE: usize = 1024;
 
@@ -49,6 +82,13 @@ fn add_in<T: Lane>(target: &mut Array, x: &Array) -> Result<()> {
         let out = target.make_mut::<D>()?;
         let n = out.len();
         team::split_mut(out, n, 0.3, |range, out| {
+            let alike = dispatch!(x.dtype(), S => match x.as_slice::<S>() {
+                Ok(x) => add_alike(out, &x[range.clone()]),
+                Err(_) => false, // a view with gaps
+            });
+            if alike {
+                return;
+            }
             let mut tiles = Scratch::<T>::new(3 * TILE.min(out.len()));
             let width = tiles.len() / 3;
             let (a, rest) = tiles.split_at_mut(width);
