@@ -146,15 +146,41 @@ pub(crate) use multiversion;
 
 /// Adds the lanes as a balanced tree.
 #[inline(always)]
-pub(crate) fn add_lanes<T: Real>(mut lanes: [T; LANES]) -> T {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
+pub(crate) fn add_lanes<T: Real>(lanes: [T; LANES]) -> T {
+    folded(lanes, |a, b| a + b)
+}
+
+/// The lanes as a tree: one after the other, they would take longer than a short row. Every level has
+/// a known size, so that the lanes stay in registers: loads from where they were just stored wait for
+/// all earlier stores.
+#[inline(always)]
+fn folded<T: Real>(lanes: [T; LANES], f: impl Fn(T, T) -> T) -> T {
+    #[inline(always)]
+    fn half<T: Real, const WIDE: usize, const HALF: usize>(
+        x: [T; WIDE],
+        f: &impl Fn(T, T) -> T,
+    ) -> [T; HALF] {
+        let mut y = [T::ZERO; HALF];
+        for i in 0..HALF {
+            y[i] = f(x[i], x[i + HALF]);
         }
-        width /= 2;
+        y
     }
-    lanes[0]
+    let x = half::<T, LANES, 16>(lanes, &f);
+    let x = half::<T, 16, 8>(x, &f);
+    let x = half::<T, 8, 4>(x, &f);
+    let x = half::<T, 4, 2>(x, &f);
+    half::<T, 2, 1>(x, &f)[0]
+}
+
+/// The elements after the last whole group of lanes, filled up.
+#[inline(always)]
+pub(crate) fn padded<T: Real>(tail: &[T], pad: T) -> [T; LANES] {
+    let mut lanes = [pad; LANES];
+    for l in 0..tail.len().min(LANES) {
+        lanes[l] = tail[l];
+    }
+    lanes
 }
 
 /// Σ x.
@@ -167,8 +193,11 @@ pub(crate) fn sum<T: Real>(x: &[T]) -> T {
             lanes[l] += c[l];
         }
     }
-    for (lane, &v) in lanes.iter_mut().zip(tail) {
-        *lane += v;
+    if !tail.is_empty() {
+        let tail = padded(tail, T::ZERO);
+        for l in 0..LANES {
+            lanes[l] += tail[l];
+        }
     }
     add_lanes(lanes)
 }
@@ -184,8 +213,11 @@ pub(crate) fn dot<T: Real>(a: &[T], b: &[T]) -> T {
             lanes[l] = ca[c][l].mul_add(cb[c][l], lanes[l]);
         }
     }
-    for l in 0..ta.len().min(tb.len()) {
-        lanes[l] = ta[l].mul_add(tb[l], lanes[l]);
+    if !ta.is_empty() {
+        let (ta, tb) = (padded(ta, T::ZERO), padded(tb, T::ZERO));
+        for l in 0..LANES {
+            lanes[l] = ta[l].mul_add(tb[l], lanes[l]);
+        }
     }
     add_lanes(lanes)
 }
@@ -201,9 +233,14 @@ pub(crate) fn sum_squares<T: Real>(x: &[T], center: T) -> T {
             lanes[l] = d.mul_add(d, lanes[l]);
         }
     }
-    for (lane, &v) in lanes.iter_mut().zip(tail) {
-        let d = v - center;
-        *lane = d.mul_add(d, *lane);
+    if !tail.is_empty() {
+        let mut squares = [T::ZERO; LANES];
+        for l in 0..tail.len() {
+            squares[l] = tail[l] - center;
+        }
+        for l in 0..LANES {
+            lanes[l] = squares[l].mul_add(squares[l], lanes[l]);
+        }
     }
     add_lanes(lanes)
 }
@@ -218,19 +255,17 @@ pub(crate) fn max<T: Real>(x: &[T]) -> T {
             lanes[l] = if c[l] > lanes[l] { c[l] } else { lanes[l] };
         }
     }
-    for (lane, &v) in lanes.iter_mut().zip(tail) {
-        *lane = if v > *lane { v } else { *lane };
-    }
-    // A tree: one after the other, the lanes would take longer than a short row.
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            let other = lanes[i + width];
-            lanes[i] = if other > lanes[i] { other } else { lanes[i] };
+    if !tail.is_empty() {
+        let tail = padded(tail, T::NEG_INFINITY);
+        for l in 0..LANES {
+            lanes[l] = if tail[l] > lanes[l] {
+                tail[l]
+            } else {
+                lanes[l]
+            };
         }
-        width /= 2;
     }
-    lanes[0]
+    folded(lanes, |a, b| if b > a { b } else { a })
 }
 
 /// `x[i] = exp(x[i] - shift)`; returns the sum of the results.
@@ -246,9 +281,14 @@ pub(crate) fn exp_shifted_sum<T: Real>(x: &mut [T], shift: T) -> T {
             lanes[l] += v;
         }
     }
-    for (lane, v) in lanes.iter_mut().zip(tail) {
-        *v = (*v - shift).exp();
-        *lane += *v;
+    if !tail.is_empty() {
+        for l in 0..tail.len() {
+            tail[l] = (tail[l] - shift).exp();
+        }
+        let tail = padded(tail, T::ZERO);
+        for l in 0..LANES {
+            lanes[l] += tail[l];
+        }
     }
     add_lanes(lanes)
 }
@@ -263,8 +303,14 @@ pub(crate) fn sum_exp_shifted<T: Real>(x: &[T], shift: T) -> T {
             lanes[l] += (c[l] - shift).exp();
         }
     }
-    for (lane, &v) in lanes.iter_mut().zip(tail) {
-        *lane += (v - shift).exp();
+    if !tail.is_empty() {
+        let mut powers = [T::ZERO; LANES];
+        for l in 0..tail.len() {
+            powers[l] = (tail[l] - shift).exp();
+        }
+        for l in 0..LANES {
+            lanes[l] += powers[l];
+        }
     }
     add_lanes(lanes)
 }

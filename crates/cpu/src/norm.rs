@@ -83,10 +83,14 @@ multiversion! {
                     sum_hx[l] = h.mul_add((x[l] - mean) * rstd, sum_hx[l]);
                 }
             }
-            for l in 0..gt.len() {
-                let h = gt[l] * wt[l];
-                sum_h[l] += h;
-                sum_hx[l] = h.mul_add((xt[l] - mean) * rstd, sum_hx[l]);
+            if !gt.is_empty() {
+                let (g, x) = (kit::padded(gt, T::ZERO), kit::padded(xt, T::ZERO));
+                let w = kit::padded(wt, T::ZERO);
+                for l in 0..LANES {
+                    let h = g[l] * w[l];
+                    sum_h[l] += h;
+                    sum_hx[l] = h.mul_add((x[l] - mean) * rstd, sum_hx[l]);
+                }
             }
             let first = if centered { kit::add_lanes(sum_h) / count } else { T::ZERO };
             let second = kit::add_lanes(sum_hx) / count;
@@ -161,11 +165,14 @@ multiversion! {
                         b[l] = g.mul_add(d * rstd, b[l]);
                     }
                 }
-                for l in 0..gt.len() {
-                    let d = xt[l] - mean;
-                    let g = passed(gt[l], d, relu, scale, shift);
-                    a[l] += g;
-                    b[l] = g.mul_add(d * rstd, b[l]);
+                if !gt.is_empty() {
+                    let (g, x) = (kit::padded(gt, T::ZERO), kit::padded(xt, mean));
+                    for l in 0..LANES {
+                        let d = x[l] - mean;
+                        let g = passed(g[l], d, relu, scale, shift);
+                        a[l] += g;
+                        b[l] = g.mul_add(d * rstd, b[l]);
+                    }
                 }
                 sum_g[i] += kit::add_lanes(a).to_f64();
                 sum_gx[i] += kit::add_lanes(b).to_f64();

@@ -51,9 +51,14 @@ fn exp_sum<T: Real>(x: &mut [T], scale: T, shift: T) -> T {
         }
         *c = y;
     }
-    for l in 0..tail.len() {
-        tail[l] = tail[l].mul_add(scale, -shift).exp();
-        lanes[l] += tail[l];
+    if !tail.is_empty() {
+        for l in 0..tail.len() {
+            tail[l] = tail[l].mul_add(scale, -shift).exp();
+        }
+        let tail = kit::padded(tail, T::ZERO);
+        for l in 0..LANES {
+            lanes[l] += tail[l];
+        }
     }
     kit::add_lanes(lanes)
 }
