@@ -17,7 +17,7 @@ use crate::config::{Config, Loaded, Model, Optimizer, Precision, Task};
 use crate::data::{Loader, LoaderConfig};
 use crate::run::ProgressStyle;
 use crate::trainer::recipe;
-use crate::trainer::settings::total_steps;
+use crate::trainer::settings::{batches_per_step, total_steps};
 use crate::trainer::trained::open_text_model;
 
 /// Bytes and seconds of a run.
@@ -150,7 +150,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     } else {
         widths
     };
-    let tokens_per_step = tokens * config.train.gradient_accumulation_steps as f64;
+    let tokens_per_step = tokens * batches_per_step(&settings, batches);
     let head = text.model.as_causal().head().numel() as u64;
     // Forward, backward to the inputs, and to the weights where these are trained.
     let per_token = 4.0 * (linear + head) as f64
