@@ -132,7 +132,8 @@ fn groups(config: &config::Optimizer, parameters: NamedParameters) -> Vec<ParamG
 /// left.
 pub(super) fn schedule(config: &config::Schedule, peak: f64, total: u64) -> Box<dyn Schedule> {
     let warmup = config.warmup_steps(total).min(total);
-    let left = total - warmup;
+    // A warm-up that takes the whole run rises towards the peak, not towards the end of the curve.
+    let left = (total - warmup).max(1);
     let then: Box<dyn Schedule> = match *config {
         config::Schedule::Constant { .. } => Box::new(ConstantLR {
             learning_rate: peak,
@@ -160,6 +161,20 @@ pub(super) fn schedule(config: &config::Schedule, peak: f64, total: u64) -> Box<
         }),
     };
     Box::new(WarmUp::new(warmup, then))
+}
+
+/// What is odd about the learning rates of a run of `total` steps.
+pub(super) fn schedule_warning(config: &Config, total: u64) -> Option<String> {
+    let peak = config.optimizer.learning_rate();
+    let rates = schedule(&config.schedule, peak, total);
+    let all = config.schedule.warmup_steps(total) >= total && total > 0;
+    all.then(|| {
+        format!(
+            "warning: the warm-up takes all {total} steps of the run: the learning rate ends at {:?} and never reaches \
+             {peak:?}",
+            rates.lr_at(total - 1)
+        )
+    })
 }
 
 /// The settings of a config.
@@ -302,5 +317,32 @@ mod tests {
             warmup_ratio: None,
         };
         assert!(schedule(&constant, 1.0, 10).lr_at(9) < 1.0);
+        // No curve ends before it begins: every step trains.
+        let (warmup_steps, warmup_ratio, min_learning_rate) = (Some(10), None, 0.0);
+        for curve in [
+            config::Schedule::Constant {
+                warmup_steps,
+                warmup_ratio,
+            },
+            config::Schedule::Cosine {
+                warmup_steps,
+                warmup_ratio,
+                min_learning_rate,
+            },
+            config::Schedule::Linear {
+                warmup_steps,
+                warmup_ratio,
+                min_learning_rate,
+            },
+        ] {
+            for total in [1, 10] {
+                let rates = schedule(&curve, 1.0, total);
+                let rising = |step| (step + 1) as f64 / (total + 1) as f64;
+                assert!(
+                    (0..total).all(|step| rates.lr_at(step) == rising(step)),
+                    "{curve:?}"
+                );
+            }
+        }
     }
 }

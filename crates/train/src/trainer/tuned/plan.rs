@@ -141,6 +141,8 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     )?;
     let settings = recipe::settings(config, false, ProgressStyle::Quiet);
     let batches = loader.batches_per_epoch();
+    let steps = total_steps(&settings, batches);
+    notes.extend(recipe::schedule_warning(config, steps));
     let (tokens, widest) = size_of_batches(&loader, config)?;
     let layers = text.model.as_causal().layers().max(1) as u64;
     let kept = if config.train.gradient_checkpointing == Some(true) {
@@ -168,7 +170,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
         frozen,
         trained: trained_count * (8 + moments),
         activations: widest * kept * number,
-        steps: total_steps(&settings, batches),
+        steps,
         tokens_per_step,
         seconds_per_step: tokens_per_step * (per_token + replay) / speed(config)?,
         notes,
