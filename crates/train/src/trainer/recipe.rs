@@ -54,37 +54,19 @@ fn build(config: &config::Optimizer, groups: Vec<ParamGroup>) -> Result<Box<dyn 
             betas,
             eps,
             ..
-        } => Box::new(
-            AdamW::builder()
-                .learning_rate(learning_rate)
-                .betas(betas[0], betas[1])
-                .eps(eps)
-                .build(groups)?,
-        ),
+        } => adam(AdamW::builder(), (learning_rate, betas, eps), groups),
         config::Optimizer::AdamW8bit {
             learning_rate,
             betas,
             eps,
             ..
-        } => Box::new(
-            AdamW8bit::builder()
-                .learning_rate(learning_rate)
-                .betas(betas[0], betas[1])
-                .eps(eps)
-                .build(groups)?,
-        ),
+        } => adam(AdamW8bit::builder(), (learning_rate, betas, eps), groups),
         config::Optimizer::Adam {
             learning_rate,
             betas,
             eps,
             ..
-        } => Box::new(
-            Adam::builder()
-                .learning_rate(learning_rate)
-                .betas(betas[0], betas[1])
-                .eps(eps)
-                .build(groups)?,
-        ),
+        } => adam(Adam::builder(), (learning_rate, betas, eps), groups),
         config::Optimizer::Sgd {
             learning_rate,
             momentum,
@@ -96,8 +78,17 @@ fn build(config: &config::Optimizer, groups: Vec<ParamGroup>) -> Result<Box<dyn 
                 .momentum(momentum)
                 .nesterov(nesterov)
                 .build(groups)?,
-        ),
-    })
+        )),
+    }
+}
+
+fn adam<O: BuiltByAdam + Optimizer + 'static>(
+    builder: AdamBuilder<O>,
+    (learning_rate, betas, eps): (f64, [f64; 2], f64),
+    groups: Vec<ParamGroup>,
+) -> Result<Box<dyn Optimizer>> {
+    let settings = builder.learning_rate(learning_rate).eps(eps);
+    Ok(Box::new(settings.betas(betas[0], betas[1]).build(groups)?))
 }
 
 /// How the sample of a config is drawn.
