@@ -78,6 +78,40 @@ impl LanguageModel {
         read(directory.as_ref(), dtype, Some(exchange))
     }
 
+    /// The same model with its floats in `dtype`, those of linear layers too unless `exchange` replaces these, see
+    /// [`Builder::exchanging`]. One parameter after the other is cast and the one before it dropped, so that
+    /// memory holds the model once. Adapters and quantized layers have to be merged first.
+    ///
+    /// # Errors
+    /// When an adapter or a quantized layer is left, and what `exchange` reports.
+    ///
+    /// ```
+    /// use entrenar_core::DType;
+    /// use entrenar_nn::{Init, Parameters};
+    /// use entrenar_zoo::LanguageModel;
+    /// let config = serde_json::from_str(
+    ///     r#"{"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "n_positions": 4, "vocab_size": 5}"#,
+    /// ).unwrap();
+    /// let model = LanguageModel::random(&config, Init::new(0))?.rebuilt(Some(DType::BF16), None)?;
+    /// assert!(model.named_parameters().iter().all(|(_, p)| p.dtype() == DType::BF16));
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    pub fn rebuilt<'a>(
+        self,
+        dtype: Option<DType>,
+        exchange: Option<&'a mut Exchange<'a>>,
+    ) -> Result<LanguageModel> {
+        let (config, state) = (self.config(), self.state());
+        drop(self);
+        let mut builder = Builder::given(state, dtype);
+        if let Some(exchange) = exchange {
+            builder = builder.exchanging(exchange);
+        }
+        let model = LanguageModel::new(&config, &mut builder)?;
+        builder.finish(|_| false)?;
+        Ok(model)
+    }
+
     /// Whether the output layer is the token embedding.
     pub fn tied(&self) -> bool {
         match self {

@@ -346,7 +346,13 @@ pub fn open_text_model(path: &Path, dtype: Option<DType>) -> Result<TextModel> {
             None => TextModel::open(&directory, dtype),
         };
     }
-    TrainedModel::open(&directory)?
-        .published()
-        .map_err(|error| error.context(directory.display()))
+    let here = |error: Error| error.context(directory.display());
+    let text = TrainedModel::open(&directory)?.published().map_err(here)?;
+    match dtype {
+        None | Some(DType::F32) => Ok(text),
+        cast => {
+            let model = text.model.rebuilt(cast, None).map_err(here)?;
+            Ok(TextModel::of(model, text.tokenizer))
+        }
+    }
 }
