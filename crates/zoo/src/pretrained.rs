@@ -256,10 +256,10 @@ impl Bert {
     /// As [`LanguageModel::open`].
     pub fn open(directory: impl AsRef<Path>, dtype: Option<DType>) -> Result<Bert> {
         let directory = directory.as_ref();
-        let config = read_config(directory)?;
-        check_plain(&config)?;
-        let config = BertConfig::from_json(&config)?;
         let named = |e: Error| e.context(directory.display());
+        let config = read_config(directory)?;
+        check_plain(&config).map_err(named)?;
+        let config = BertConfig::from_json(&config).map_err(named)?;
         let arrays = modern_names(Weights::open(directory)?.tensors()?, config.head);
         let mut builder = Builder::given(arrays, dtype);
         let model = Bert::new(config, &mut builder).map_err(named)?;
@@ -272,7 +272,9 @@ impl Bert {
     /// # Errors
     /// When `config.json` is missing or wrong.
     pub fn context_of(directory: impl AsRef<Path>) -> Result<usize> {
-        let config = BertConfig::from_json(&read_config(directory.as_ref())?)?;
+        let directory = directory.as_ref();
+        let config = BertConfig::from_json(&read_config(directory)?)
+            .map_err(|e| e.context(directory.display()))?;
         Ok(config.max_position_embeddings)
     }
 
@@ -287,10 +289,12 @@ impl Bert {
         init: Init,
     ) -> Result<(Bert, Vec<String>)> {
         let directory = directory.as_ref();
-        let config = BertConfig::from_json(&read_config(directory)?)?.with_words();
+        let named = |e: Error| e.context(directory.display());
+        let config = BertConfig::from_json(&read_config(directory)?)
+            .map_err(named)?
+            .with_words();
         let mut arrays = modern_names(Weights::open(directory)?.tensors()?, config.head);
         arrays.retain(|(name, _)| !name.starts_with("classifier."));
-        let named = |e: Error| e.context(directory.display());
         let mut builder = Builder::given(arrays, dtype).with_fresh(init, &["cls."]);
         let model = Bert::new(config, &mut builder).map_err(named)?;
         let made = builder.made().to_vec();
@@ -320,9 +324,10 @@ impl Bert {
                 format!("{shown:?}"),
             ));
         }
+        let named = |e: Error| e.context(directory.display());
         let config = read_config(directory)?;
-        check_plain(&config)?;
-        let before = BertConfig::from_json(&config)?;
+        check_plain(&config).map_err(named)?;
+        let before = BertConfig::from_json(&config).map_err(named)?;
         let keeps = before
             .labels()
             .iter()
@@ -333,7 +338,6 @@ impl Bert {
         if !keeps {
             arrays.retain(|(name, _)| !name.starts_with("classifier."));
         }
-        let named = |e: Error| e.context(directory.display());
         let heads = ["classifier.", "bert.pooler."];
         let mut builder = Builder::given(arrays, dtype).with_fresh(init, &heads);
         let model = Bert::new(config, &mut builder).map_err(named)?;

@@ -4,7 +4,9 @@
 //! checked the words, `from_config.rs` puts the parts together.
 
 use entrenar_base::Result;
-use entrenar_nn::optim::{Adam, AdamW, AdamW8bit, Optimizer, ParamGroup, Sgd};
+use entrenar_nn::optim::{
+    Adam, AdamBuilder, AdamW, AdamW8bit, BuiltByAdam, Optimizer, ParamGroup, Sgd,
+};
 use entrenar_nn::schedule::{ConstantLR, CosineAnnealingLR, LinearLR, Schedule, StepLR, WarmUp};
 use entrenar_nn::{NamedParameters, Parameters};
 
@@ -48,7 +50,7 @@ pub(super) fn tuning_optimizer(
 }
 
 fn build(config: &config::Optimizer, groups: Vec<ParamGroup>) -> Result<Box<dyn Optimizer>> {
-    Ok(match *config {
+    match *config {
         config::Optimizer::AdamW {
             learning_rate,
             betas,
@@ -72,7 +74,7 @@ fn build(config: &config::Optimizer, groups: Vec<ParamGroup>) -> Result<Box<dyn 
             momentum,
             nesterov,
             ..
-        } => Box::new(
+        } => Ok(Box::new(
             Sgd::builder()
                 .learning_rate(learning_rate)
                 .momentum(momentum)

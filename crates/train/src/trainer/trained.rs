@@ -15,6 +15,8 @@ use entrenar_io::{Weights, write_atomic, write_safetensors};
 use entrenar_nn::{Init, Parameters};
 use entrenar_zoo::{Architecture, Gpt2, LanguageModel, Model, Sampling, TextModel, generate_batch};
 
+use serde_json::Value;
+
 use super::evaluate::{Evaluation, evaluate};
 use super::from_config::model_directory;
 use super::model::{NextToken, check_fits, check_size};
@@ -60,9 +62,16 @@ impl TrainedModel {
             };
             Error::io(&file, format!("cannot open the model{hint}"), error)
         })?;
+        let architecture = Architecture::from_json(&text).map_err(|error| {
+            let kinds = "a published model's config has `model_type`, one that a run of ours left has `architecture`";
+            match serde_json::from_str::<serde_json::Value>(&text) {
+                Ok(Value::Object(map)) if !map.contains_key("architecture") => {
+                    Error::format(&file, format!("`model_type` is missing: {kinds}"))
+                }
+                _ => error.context(file.display()),
+            }
+        })?;
         let preprocessing = Preprocessing::load(&directory)?;
-        let architecture =
-            Architecture::from_json(&text).map_err(|error| error.context(file.display()))?;
         let weights = Weights::open(&directory)?;
         check_size(&architecture, &weights, &directory)?;
         let here = |error: Error| error.context(directory.display());

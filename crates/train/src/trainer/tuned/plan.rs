@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use entrenar_base::{DType, Error, Result};
 use entrenar_core::{Tensor, no_grad};
-use entrenar_nn::{Init, Parameters, Projections};
-use entrenar_tune::{lora, quant};
+use entrenar_nn::{Parameters, Projections};
+use entrenar_tune::quant;
 
 use super::{opening, placed, rows};
 use crate::config::{Config, Loaded, Model, Optimizer, Precision, Task};
@@ -93,7 +93,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     let mut text = open_text_model(&directory, None).map_err(here("model.base"))?;
     opening::check_trainable(config, &directory).map_err(here("model.base"))?;
     let rows = rows::open(config, &text).map_err(here("data"))?;
-    let mut notes = rows.notes;
+    let mut notes: Vec<String> = opening::warnings(&text).chain(rows.notes).collect();
 
     let (mut linear, mut widths) = (0u64, 0u64);
     text.model.visit_projections(&mut |_, projection| {
@@ -108,10 +108,9 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     let trained_count = match &config.adapter {
         Some(adapter) => {
             let settings = opening::settings(adapter, config);
-            let report = lora::attach(&mut text.model, &settings, &mut Init::new(config.seed))?;
-            notes.push(report.to_string());
-            notes.extend(report.warnings);
-            report.trainable as u64
+            let (trainable, told) = opening::attach(loaded, &mut text, &settings)?;
+            notes.extend(told);
+            trainable as u64
         }
         None => total,
     };
