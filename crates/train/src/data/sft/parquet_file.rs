@@ -185,7 +185,7 @@ mod pages {
                     rep_level_encoding,
                     statistics,
                 } => Page::DataPage {
-                    buf: self.bytes(&buf, 0)?.into(),
+                    buf: decoded(&buf, 0, &mut self.left)?.into(),
                     num_values,
                     encoding,
                     def_level_encoding,
@@ -204,12 +204,10 @@ mod pages {
                     statistics,
                 } => Page::DataPageV2 {
                     // The levels before the values are never compressed.
-                    buf: self
-                        .bytes(
-                            &buf,
-                            def_levels_byte_len as usize + rep_levels_byte_len as usize,
-                        )?
-                        .into(),
+                    buf: {
+                        let levels = def_levels_byte_len as usize + rep_levels_byte_len as usize;
+                        decoded(&buf, levels, &mut self.left)?.into()
+                    },
                     num_values,
                     encoding,
                     num_nulls,
@@ -225,7 +223,7 @@ mod pages {
                     encoding,
                     is_sorted,
                 } => Page::DictionaryPage {
-                    buf: self.bytes(&buf, 0)?.into(),
+                    buf: decoded(&buf, 0, &mut self.left)?.into(),
                     num_values,
                     encoding,
                     is_sorted,
@@ -233,26 +231,30 @@ mod pages {
                 plain => plain,
             })
         }
+    }
 
-        /// The first `plain` bytes as they are, and what the rest means.
-        fn bytes(&mut self, stored: &[u8], plain: usize) -> Result<Vec<u8>> {
-            let fault = |what: &str| ParquetError::General(format!("a page in zstd {what}"));
-            let short = || fault("is shorter than its header says");
-            let (levels, mut rest) = stored.split_at_checked(plain).ok_or_else(short)?;
-            let mut out = levels.to_vec();
-            while !rest.is_empty() {
-                let frame = StreamingDecoder::new(&mut rest)
-                    .map_err(|e| fault(&format!("is damaged: {e}")))?;
-                let read = frame
-                    .take(self.left + 1)
-                    .read_to_end(&mut out)
-                    .map_err(|e| fault(&format!("is damaged: {e}")))?;
-                self.left = (self.left)
-                    .checked_sub(read as u64)
-                    .ok_or_else(|| fault("is longer than the file says"))?;
+    /// The first `plain` bytes as they are, and what the rest means; `left` becomes less by that.
+    fn decoded(stored: &[u8], plain: usize, left: &mut u64) -> Result<Vec<u8>> {
+        // A page's size is an i32 in the format.
+        const LONGEST: u64 = i32::MAX as u64;
+        let fault = |what: &str| ParquetError::General(format!("a page in zstd {what}"));
+        let short = || fault("is shorter than its header says");
+        let (levels, mut rest) = stored.split_at_checked(plain).ok_or_else(short)?;
+        let mut out = levels.to_vec();
+        while !rest.is_empty() {
+            let frame =
+                StreamingDecoder::new(&mut rest).map_err(|e| fault(&format!("is damaged: {e}")))?;
+            let most = (*left).min(LONGEST);
+            let read = frame
+                .take(most + 1)
+                .read_to_end(&mut out)
+                .map_err(|e| fault(&format!("is damaged: {e}")))? as u64;
+            if read > most {
+                return Err(fault("is longer than the file says"));
             }
-            Ok(out)
+            *left -= read;
         }
+        Ok(out)
     }
 
     impl Iterator for Pages {
@@ -277,6 +279,40 @@ mod pages {
 
         fn skip_next_page(&mut self) -> Result<()> {
             self.pages.skip_next_page()
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        /// A frame of one block: 255 times the same byte.
+        const FRAME: [u8; 10] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 255, 0xfb, 0x07, 0, b'a'];
+
+        #[test]
+        fn a_page_is_as_long_as_the_file_says_or_refused() {
+            let page = [&b"lv"[..], &FRAME, &FRAME].concat();
+            let mut left = 600;
+            let all = decoded(&page, 2, &mut left).unwrap();
+            assert_eq!(all, [&b"lv"[..], &[b'a'; 510]].concat());
+            assert_eq!(left, 90);
+            let told = |page: &[u8], plain, mut left| {
+                decoded(page, plain, &mut left).unwrap_err().to_string()
+            };
+            for left in [0, 254, 509] {
+                let message = told(&page, 2, left);
+                assert!(
+                    message.contains("is longer than the file says"),
+                    "{message}"
+                );
+            }
+            for cut in 1..10 {
+                let message = told(&FRAME[..cut], 0, 600);
+                assert!(message.contains("is damaged"), "{message}");
+            }
+            let message = told(b"abc", 4, 600);
+            assert!(message.contains("is shorter than its header"), "{message}");
+            assert!(decoded(b"abc", 3, &mut 0).is_ok());
         }
     }
 }
