@@ -455,6 +455,19 @@ fn what_a_directory_lacks_is_told_at_its_file() {
         let told = format!("model.base: {}: `model_type` is missing", config.display());
         assert!(message.contains(&told), "{message}");
     }
+    std::fs::write(&config, "{\"model_type\": \"gpt2\"}").unwrap();
+    let (model, rows) = (base.path().to_str().unwrap(), at("rows.jsonl"));
+    let message = fails(
+        &[
+            "predict", "--model", model, "--data", &rows, "--out", "x.csv",
+        ],
+        1,
+    );
+    let told = "config.json: expected a model that a run of ours left";
+    assert!(
+        message.contains(told) && message.contains("gpt2"),
+        "{message}"
+    );
 }
 
 #[test]

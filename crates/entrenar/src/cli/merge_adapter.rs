@@ -2,8 +2,11 @@
 
 use super::{Failure, Numbers, Output, apply};
 use entrenar::DType;
+use entrenar::cpu::pointwise::all_finite;
+use entrenar::nn::Parameters;
 use entrenar::train::trainer::open_text_model;
 use entrenar::tune::{lora, quant};
+use entrenar::zoo::LanguageModel;
 use std::path::PathBuf;
 
 /// Write a model with an adapter's changes added to its weights
@@ -41,7 +44,25 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
         Some(wanted) => merged.model.rebuilt(Some(wanted.dtype()), None)?,
         None => merged.model,
     };
+    check_finite(&model)?;
     model.save_with(&args.out, &merged.tokenizer)?;
     output.note(&format!("wrote {}", args.out.display()));
+    Ok(())
+}
+
+/// Refuses to write a model that would only compute NaN.
+fn check_finite(model: &LanguageModel) -> Result<(), Failure> {
+    for (name, parameter) in model.named_parameters() {
+        if !all_finite(&parameter.array()) {
+            let dtype = parameter.dtype();
+            let most = match dtype {
+                DType::F16 => ", or it has numbers beyond f16: choose --dtype bf16 or f32",
+                _ => "",
+            };
+            return Err(Failure::Run(format!(
+                "merging leaves a NaN or an infinity in {name} ({dtype}): the adapter or the model is damaged{most}"
+            )));
+        }
+    }
     Ok(())
 }

@@ -154,6 +154,41 @@ fn what_is_written_has_the_format_of_the_model_or_the_one_asked_for() {
 }
 
 #[test]
+fn a_broken_adapter_makes_no_model() {
+    let place = tempfile::tempdir().unwrap();
+    prepare(place.path(), DType::F16);
+    let at = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
+    let (model, adapter, out) = (at("model"), at("adapter"), at("out"));
+    let file = place.path().join("adapter/adapter_model.safetensors");
+    let mut state = Weights::open(&file).unwrap().tensors().unwrap();
+    for (value, more) in [(f32::NAN, ""), (1e30, ": choose --dtype bf16 or f32")] {
+        let (_, first) = &mut state[0];
+        let mut numbers = first.to_vec::<f32>().unwrap();
+        numbers[0] = value;
+        *first = Array::from_vec(numbers, first.shape().clone()).unwrap();
+        write_safetensors(&file, &state, &BTreeMap::new()).unwrap();
+        let arguments = [
+            "--model",
+            &model,
+            "--adapter",
+            &adapter,
+            "--out",
+            &out,
+            "--quiet",
+        ];
+        let message = fails(&[&["merge-adapter"][..], &arguments].concat(), 1);
+        assert!(
+            message.contains("merging leaves a NaN or an infinity in model.layers.0."),
+            "{message}"
+        );
+        assert!(
+            message.contains(more) && !Path::new(&out).exists(),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn other_formats_are_refused() {
     for command in ["merge-adapter", "quantize"] {
         let message = fails(&[command, "--dtype", "i8"], 2);

@@ -15,7 +15,7 @@ use entrenar_io::{Weights, write_atomic, write_safetensors};
 use entrenar_nn::{Init, Parameters};
 use entrenar_zoo::{Architecture, Gpt2, LanguageModel, Model, Sampling, TextModel, generate_batch};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::evaluate::{Evaluation, evaluate};
 use super::from_config::model_directory;
@@ -55,21 +55,28 @@ impl TrainedModel {
         let text = fs::read_to_string(&file).map_err(|error| {
             let hint = if directory.join("adapter_config.json").is_file() || path.join("model/adapter_config.json").is_file() {
                 ": this is an adapter, which goes with --adapter beside the --model that it was trained on"
-            } else if path.join("checkpoints").is_dir() {
+            } else if newest_is_whole(path) {
                 "; the run has not finished, but each of its checkpoints is a model directory"
+            } else if path.join("checkpoints").is_dir() {
+                "; the run has not finished: --resume continues it"
             } else {
                 ""
             };
             Error::io(&file, format!("cannot open the model{hint}"), error)
         })?;
         let architecture = Architecture::from_json(&text).map_err(|error| {
-            let kinds = "a published model's config has `model_type`, one that a run of ours left has `architecture`";
-            match serde_json::from_str::<serde_json::Value>(&text) {
-                Ok(Value::Object(map)) if !map.contains_key("architecture") => {
-                    Error::format(&file, format!("`model_type` is missing: {kinds}"))
-                }
-                _ => error.context(file.display()),
-            }
+            let map: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
+            let message = match (map.contains_key("architecture"), map.get("model_type")) {
+                (true, _) => return error.context(file.display()),
+                (false, Some(kind)) => format!(
+                    "expected a model that a run of ours left, with `architecture`; this is a published one, of \
+                     `model_type` {kind}"
+                ),
+                (false, None) => "`model_type` is missing, which a published model has; one that a run of ours left \
+                                  has `architecture`"
+                    .to_owned(),
+            };
+            Error::format(&file, message)
         })?;
         let preprocessing = Preprocessing::load(&directory)?;
         let weights = Weights::open(&directory)?;
@@ -286,6 +293,13 @@ impl TrainedModel {
         })?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
+}
+
+/// Whether the checkpoints of a run are model directories: those of adapters hold only what is trained.
+fn newest_is_whole(run: &Path) -> bool {
+    let newest = entrenar_io::Store::at(run.join("checkpoints")).latest();
+    let newest = newest.ok().and_then(|found| found.checkpoint);
+    newest.is_some_and(|checkpoint| checkpoint.contains(CONFIG_FILE))
 }
 
 /// Puts a model directory that `write` fills in the place of one that is there.
