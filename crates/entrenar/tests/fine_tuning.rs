@@ -378,6 +378,98 @@ fn rows_and_plan_are_shown_before_training() {
     assert!(told.contains("data: 400 rows"), "{told}");
 }
 
+/// The number before `word`.
+fn number_before(text: &str, word: &str) -> f64 {
+    let before = text.split(word).next().unwrap();
+    before.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_plan_is_what_the_run_does() {
+    // More is accumulated than an epoch has: a step is an epoch.
+    let sets = [
+        "--set",
+        "train={epochs: 2, batch_size: 4, gradient_accumulation_steps: 100, log_every_steps: 1}",
+        "--set",
+        "schedule={name: cosine, warmup_steps: 2}",
+    ];
+    let mut command = entrenar();
+    command.args(["train", &at("lora.yaml"), "--dry-run"]);
+    let plan = stderr(&command.args(sets).output().unwrap());
+    let run = tune("planned", &sets);
+    let steps: Vec<Value> = metrics(&run)
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|line: &Value| line["split"] == "train")
+        .collect();
+    assert_eq!(
+        number_before(&plan, " steps\n"),
+        steps.len() as f64,
+        "{plan}"
+    );
+    // `data: … 60 samples, N tokens, …` and `time: … a step of N tokens, …`
+    let (data, time) = plan.split_once("time: ").unwrap();
+    let (all, step) = (
+        number_before(data, " tokens, "),
+        number_before(time, " tokens, "),
+    );
+    assert!(0.5 * all < step && step < 2.0 * all, "{plan}");
+
+    // A warm-up that takes the whole run is told, and trains.
+    let told = "warning: the warm-up takes all 2 steps of the run: the learning rate ends at ";
+    assert!(plan.contains(told), "{plan}");
+    for (line, share) in steps.iter().zip([1.0 / 3.0, 2.0 / 3.0]) {
+        let rate = line["lr"].as_f64().unwrap();
+        assert!((rate / (0.01 * share) - 1.0).abs() < 1e-9, "{line}");
+    }
+}
+
+#[test]
+fn what_is_finished_says_so_when_it_is_resumed() {
+    let run = tune("finished", &[]);
+    let run = run.to_str().unwrap();
+    let again = |sets: &[&str]| {
+        let mut command = entrenar();
+        command.args(["train", &at("lora.yaml"), "--run-dir", run, "--resume"]);
+        stderr(&command.args(sets).output().unwrap())
+    };
+    let told = again(&[]);
+    let all = "all 12 steps were done before, nothing was trained; to go on, raise train.max_steps and --resume again";
+    assert!(told.contains(all), "{told}");
+    let told = again(&["--set", "train.max_steps=13"]);
+    assert!(told.contains("finished 13 steps"), "{told}");
+}
+
+#[test]
+fn what_a_directory_lacks_is_told_at_its_file() {
+    let base = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(at("base/model")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), base.path().join(entry.file_name())).unwrap();
+    }
+    let set = format!("model.base={}", base.path().display());
+    let config = base.path().join("config.json");
+    for text in ["{}", "{\"architectures\": [\"LlamaForCausalLM\"]}"] {
+        std::fs::write(&config, text).unwrap();
+        let message = fails(&["train", &at("lora.yaml"), "--quiet", "--set", &set], 1);
+        let told = format!("model.base: {}: `model_type` is missing", config.display());
+        assert!(message.contains(&told), "{message}");
+    }
+    std::fs::write(&config, "{\"model_type\": \"gpt2\"}").unwrap();
+    let (model, rows) = (base.path().to_str().unwrap(), at("rows.jsonl"));
+    let message = fails(
+        &[
+            "predict", "--model", model, "--data", &rows, "--out", "x.csv",
+        ],
+        1,
+    );
+    let told = "config.json: expected a model that a run of ours left";
+    assert!(
+        message.contains(told) && message.contains("gpt2"),
+        "{message}"
+    );
+}
+
 #[test]
 fn what_cannot_be_tuned_is_told_with_its_place() {
     let config = at("lora.yaml");
@@ -397,6 +489,7 @@ fn what_cannot_be_tuned_is_told_with_its_place() {
         "{message}"
     );
     let message = told(&["adapter.targets=[q_proj]"], 2);
+    assert!(message.contains("lora.yaml:5:10: adapter: "), "{message}");
     assert!(
         message.contains("`q_proj` matches no linear layer of this model; its layers end with c_attn, c_fc, c_proj"),
         "{message}"

@@ -1,12 +1,14 @@
 //! Encoders that learn to find hidden words, through the binary: from raw text to a directory that
 //! opens as BERT.
 
+#[path = "support/encoders.rs"]
+mod encoders;
 mod support;
 
 use std::path::Path;
 
-use entrenar::nn::Init;
-use entrenar::zoo::{Bert, BertConfig, Builder};
+use encoders::write_encoder;
+use entrenar::zoo::Bert;
 use serde_json::{Value, json};
 use support::{fails, succeeds};
 
@@ -29,36 +31,11 @@ optimizer: {learning_rate: 0.004}
 fn folder(architecture: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let base = folder.path().join("base");
-    let config = json!({
-        "model_type": "bert", "vocab_size": WORDS.len(), "hidden_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 24,
-        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pad_token_id": 0,
-        "architectures": [architecture], "initializer_range": 0.1,
+    let sizes = json!({
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+        "max_position_embeddings": 24, "architectures": [architecture], "initializer_range": 0.1,
     });
-    let config = BertConfig::from_json(config.as_object().unwrap()).unwrap();
-    let model = Bert::new(config, &mut Builder::random(Init::new(5))).unwrap();
-    model.save(&base).unwrap();
-    let vocabulary: Value = WORDS
-        .iter()
-        .enumerate()
-        .map(|(i, w)| (w.to_string(), json!(i)))
-        .collect();
-    let special = |id: usize| {
-        json!({"id": id, "content": WORDS[id], "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true})
-    };
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
-        "added_tokens": (0..5).map(special).collect::<Vec<_>>(),
-        "pre_tokenizer": {"type": "Whitespace"},
-        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
-        "decoder": null,
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
-    });
-    std::fs::write(base.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let names = json!({"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]",
-        "sep_token": "[SEP]", "mask_token": "[MASK]"});
-    std::fs::write(base.join("tokenizer_config.json"), names.to_string()).unwrap();
+    write_encoder(&base, &WORDS, 5, sizes);
     let words = (0..960).map(|i| WORDS[5 + i % 12]);
     std::fs::write(
         folder.path().join("text.txt"),

@@ -1,6 +1,8 @@
 //! Models in 4 bits through the binary: directories of bitsandbytes (`oracles/bitsandbytes_directory.py`)
 //! are evaluated, continued, trained on and merged; models quantized here are such directories.
 
+#[path = "quantized/number_formats.rs"]
+mod number_formats;
 mod support;
 
 use std::fmt::Write;

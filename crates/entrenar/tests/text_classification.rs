@@ -1,12 +1,13 @@
 //! Classifiers of texts through the binary: training on a random encoder, evaluation, labels, vectors.
 
+#[path = "support/encoders.rs"]
+mod encoders;
 mod support;
 
 use std::fmt::Write;
 use std::path::Path;
 
-use entrenar::nn::Init;
-use entrenar::zoo::{Bert, BertConfig, Builder};
+use encoders::write_encoder;
 use serde_json::{Value, json};
 use support::{fails, succeeds};
 
@@ -28,35 +29,11 @@ optimizer: {learning_rate: 0.003}
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let base = folder.path().join("base");
-    let config = json!({
-        "model_type": "bert", "vocab_size": WORDS.len(), "hidden_size": 16, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 16,
-        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pad_token_id": 0,
-        "architectures": ["BertModel"],
+    let sizes = json!({
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+        "max_position_embeddings": 16, "architectures": ["BertModel"],
     });
-    let config = BertConfig::from_json(config.as_object().unwrap()).unwrap();
-    let model = Bert::new(config, &mut Builder::random(Init::new(5))).unwrap();
-    model.save(&base).unwrap();
-    let vocabulary: Value = WORDS
-        .iter()
-        .enumerate()
-        .map(|(i, w)| (w.to_string(), json!(i)))
-        .collect();
-    let special = |id: usize| {
-        json!({"id": id, "content": WORDS[id], "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true})
-    };
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
-        "added_tokens": (0..4).map(special).collect::<Vec<_>>(),
-        "pre_tokenizer": {"type": "Whitespace"},
-        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
-        "decoder": null,
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
-    });
-    std::fs::write(base.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let names = json!({"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"});
-    std::fs::write(base.join("tokenizer_config.json"), names.to_string()).unwrap();
+    write_encoder(&base, &WORDS, 4, sizes);
     let mut rows = String::from("review,opinion\n");
     for i in 0..80 {
         let (word, opinion) = match i % 2 {

@@ -728,8 +728,11 @@ checkpoint: {times_per_epoch: 1}
     assert_eq!(loaded.config, good(ours, &[]).config);
     assert_eq!(
         loaded.output.as_deref(),
-        Some(Path::new("/folder/./outputs/qlora"))
+        Some(Path::new("/folder/outputs/qlora"))
     );
+    // Beside a config in the current directory.
+    let here = config::parse(AXOLOTL.as_bytes(), "qlora.yaml", Path::new("."), &[]).unwrap();
+    assert_eq!(here.output.as_deref(), Some(Path::new("outputs/qlora")));
     for line in [
         "base_model -> model.base: NousResearch/Llama-3.2-1B",
         "load_in_4bit: what `adapter: qlora` says",
@@ -802,6 +805,29 @@ fn targets_and_strategies_of_axolotls_mean_what_they_mean_there() {
 }
 
 #[test]
+fn warm_ups_of_axolotls_are_what_they_are_there() {
+    let schedule = |lines: &str| {
+        let text = AXOLOTL.replace("lr_scheduler: cosine\n", "");
+        let loaded = good(&text.replace("warmup_ratio: 0.1\n", lines), &[]);
+        (loaded.config.schedule.warmup_steps(1000), loaded.mapping)
+    };
+    let (steps, mapping) = schedule("");
+    assert_eq!(steps, 30);
+    let told = "(Axolotl's default) -> schedule.warmup_ratio: 0.03";
+    assert!(mapping.iter().any(|line| line == told), "{mapping:#?}");
+    assert_eq!(schedule("warmup_steps: 7\n").0, 7);
+    assert_eq!(schedule("lr_scheduler: constant\n").0, 0);
+    let (steps, mapping) = schedule("lr_scheduler: constant\nwarmup_steps: 7\n");
+    assert_eq!(steps, 0);
+    let told = "warmup_steps: `constant` does not warm up; `constant_with_warmup` does";
+    assert!(mapping.iter().any(|line| line == told), "{mapping:#?}");
+    assert_eq!(
+        schedule("lr_scheduler: constant_with_warmup\nwarmup_steps: 7\n").0,
+        7
+    );
+}
+
+#[test]
 fn what_axolotls_dialect_lacks_is_told_where_it_belongs() {
     let lines = |text: &str| {
         let loaded = good(text, &[]);
@@ -810,6 +836,12 @@ fn what_axolotls_dialect_lacks_is_told_where_it_belongs() {
             .map(|w| format!("{}: {}", w.location, w.path))
             .collect::<Vec<_>>()
     };
+    // Axolotl requires it, and no default is one that suits it.
+    let message = bad(&AXOLOTL.replace("learning_rate: 2e-4\n", ""), &[]);
+    assert_eq!(
+        message,
+        "test.yaml: learning_rate: this key is missing: expected a number, such as 0.0002; Axolotl has no default for it"
+    );
     // Of the section `data`, the file has `datasets` first.
     let text = AXOLOTL.replace("val_set_size: 0.1\n", "");
     assert_eq!(lines(&text), ["test.yaml:5:1: data.validation"]);

@@ -204,7 +204,10 @@ fn what_is_damaged_is_named() {
         copy("llama-nf4", |tensors| tensors.retain(|(n, _)| *n != name))
     };
     for part in [".absmax", ".quant_map", ".nested_absmax", ""] {
-        let message = opened(without(part).path());
+        let place = without(part);
+        let message = opened(place.path());
+        let directory = place.path().display().to_string();
+        assert_eq!(message.matches(&directory).count(), 1, "{message}");
         assert!(
             message.contains(&format!("{layer}{part} is missing")),
             "{message}"

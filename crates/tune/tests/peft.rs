@@ -1,6 +1,8 @@
 //! Adapters of PEFT (`oracles/lora.py`) on tiny models: the same logits and gradients, before and
 //! after merging, and after writing them again.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
 use entrenar_core::ops::loss::Reduction;
@@ -9,6 +11,7 @@ use entrenar_io::{SafeTensors, write_safetensors};
 use entrenar_nn::{Ctx, Init, Parameters};
 use entrenar_tune::lora::{self, LoraConfig, Targets};
 use entrenar_zoo::{LanguageModel, LmInput};
+use support::{distance, model as base};
 
 const CASES: [(&str, &str); 10] = [
     ("plain", "llama"),
@@ -27,23 +30,6 @@ fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/data")
         .join(name)
-}
-
-fn base(name: &str) -> LanguageModel {
-    let models = "../zoo/tests/data/language_models";
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join(models)
-        .join(name);
-    LanguageModel::open(path, None).unwrap()
-}
-
-/// The largest difference over the largest value.
-fn distance(a: &Array, b: &Array) -> f64 {
-    assert_eq!(a.shape(), b.shape());
-    let (a, b) = (a.to_f64_vec(), b.to_f64_vec());
-    let scale = b.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
-    let far = |m: f64, (x, y): (&f64, &f64)| m.max((x - y).abs() / scale);
-    a.iter().zip(&b).fold(0.0, far)
 }
 
 fn logits(model: &LanguageModel, tokens: &Tensor) -> Array {

@@ -1,6 +1,8 @@
 //! Quantized layers: bitsandbytes' and PEFT's numbers (`oracles/quantized.py`), adapters on a
 //! quantized base against adapters on the same values in floats, and damaged files.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use entrenar_nn::{
 use entrenar_tune::lora::{self, LoraConfig, LoraInit, LoraLinear, Targets};
 use entrenar_tune::quant::{self, Code, QuantConfig, QuantizedLinear};
 use entrenar_zoo::{LanguageModel, LmInput};
+use support::{distance, model};
 
 /// A model of one layer.
 struct Net(Projection);
@@ -50,23 +53,6 @@ impl Net {
 fn data(name: &str) -> SafeTensors {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/quantized");
     SafeTensors::open(folder.join(name)).unwrap()
-}
-
-fn model(name: &str) -> LanguageModel {
-    let models = "../zoo/tests/data/language_models";
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join(models)
-        .join(name);
-    LanguageModel::open(path, None).unwrap()
-}
-
-/// The largest difference over the largest value.
-fn distance(a: &Array, b: &Array) -> f64 {
-    assert_eq!(a.shape(), b.shape());
-    let (a, b) = (a.to_f64_vec(), b.to_f64_vec());
-    let scale = b.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
-    let far = |m: f64, (x, y): (&f64, &f64)| m.max((x - y).abs() / scale);
-    a.iter().zip(&b).fold(0.0, far)
 }
 
 #[test]

@@ -78,6 +78,40 @@ impl LanguageModel {
         read(directory.as_ref(), dtype, Some(exchange))
     }
 
+    /// The same model with its floats in `dtype`, those of linear layers too unless `exchange` replaces these, see
+    /// [`Builder::exchanging`]. One parameter after the other is cast and the one before it dropped, so that
+    /// memory holds the model once. Adapters and quantized layers have to be merged first.
+    ///
+    /// # Errors
+    /// When an adapter or a quantized layer is left, and what `exchange` reports.
+    ///
+    /// ```
+    /// use entrenar_core::DType;
+    /// use entrenar_nn::{Init, Parameters};
+    /// use entrenar_zoo::LanguageModel;
+    /// let config = serde_json::from_str(
+    ///     r#"{"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "n_positions": 4, "vocab_size": 5}"#,
+    /// ).unwrap();
+    /// let model = LanguageModel::random(&config, Init::new(0))?.rebuilt(Some(DType::BF16), None)?;
+    /// assert!(model.named_parameters().iter().all(|(_, p)| p.dtype() == DType::BF16));
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    pub fn rebuilt<'a>(
+        self,
+        dtype: Option<DType>,
+        exchange: Option<&'a mut Exchange<'a>>,
+    ) -> Result<LanguageModel> {
+        let (config, state) = (self.config(), self.state());
+        drop(self);
+        let mut builder = Builder::given(state, dtype);
+        if let Some(exchange) = exchange {
+            builder = builder.exchanging(exchange);
+        }
+        let model = LanguageModel::new(&config, &mut builder)?;
+        builder.finish(|_| false)?;
+        Ok(model)
+    }
+
     /// Whether the output layer is the token embedding.
     pub fn tied(&self) -> bool {
         match self {
@@ -222,10 +256,10 @@ impl Bert {
     /// As [`LanguageModel::open`].
     pub fn open(directory: impl AsRef<Path>, dtype: Option<DType>) -> Result<Bert> {
         let directory = directory.as_ref();
-        let config = read_config(directory)?;
-        check_plain(&config)?;
-        let config = BertConfig::from_json(&config)?;
         let named = |e: Error| e.context(directory.display());
+        let config = read_config(directory)?;
+        check_plain(&config).map_err(named)?;
+        let config = BertConfig::from_json(&config).map_err(named)?;
         let arrays = modern_names(Weights::open(directory)?.tensors()?, config.head);
         let mut builder = Builder::given(arrays, dtype);
         let model = Bert::new(config, &mut builder).map_err(named)?;
@@ -238,7 +272,9 @@ impl Bert {
     /// # Errors
     /// When `config.json` is missing or wrong.
     pub fn context_of(directory: impl AsRef<Path>) -> Result<usize> {
-        let config = BertConfig::from_json(&read_config(directory.as_ref())?)?;
+        let directory = directory.as_ref();
+        let config = BertConfig::from_json(&read_config(directory)?)
+            .map_err(|e| e.context(directory.display()))?;
         Ok(config.max_position_embeddings)
     }
 
@@ -253,10 +289,12 @@ impl Bert {
         init: Init,
     ) -> Result<(Bert, Vec<String>)> {
         let directory = directory.as_ref();
-        let config = BertConfig::from_json(&read_config(directory)?)?.with_words();
+        let named = |e: Error| e.context(directory.display());
+        let config = BertConfig::from_json(&read_config(directory)?)
+            .map_err(named)?
+            .with_words();
         let mut arrays = modern_names(Weights::open(directory)?.tensors()?, config.head);
         arrays.retain(|(name, _)| !name.starts_with("classifier."));
-        let named = |e: Error| e.context(directory.display());
         let mut builder = Builder::given(arrays, dtype).with_fresh(init, &["cls."]);
         let model = Bert::new(config, &mut builder).map_err(named)?;
         let made = builder.made().to_vec();
@@ -286,9 +324,10 @@ impl Bert {
                 format!("{shown:?}"),
             ));
         }
+        let named = |e: Error| e.context(directory.display());
         let config = read_config(directory)?;
-        check_plain(&config)?;
-        let before = BertConfig::from_json(&config)?;
+        check_plain(&config).map_err(named)?;
+        let before = BertConfig::from_json(&config).map_err(named)?;
         let keeps = before
             .labels()
             .iter()
@@ -299,7 +338,6 @@ impl Bert {
         if !keeps {
             arrays.retain(|(name, _)| !name.starts_with("classifier."));
         }
-        let named = |e: Error| e.context(directory.display());
         let heads = ["classifier.", "bert.pooler."];
         let mut builder = Builder::given(arrays, dtype).with_fresh(init, &heads);
         let model = Bert::new(config, &mut builder).map_err(named)?;

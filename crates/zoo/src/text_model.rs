@@ -4,7 +4,7 @@
 //! Where generation ends is what the directory says: `eos_token_id` of `generation_config.json`,
 //! else of `config.json`, else the tokenizer's EOS.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use entrenar_core::ops::loss::Reduction;
 use entrenar_core::{DType, Error, Result, Tensor, no_grad};
@@ -22,6 +22,7 @@ pub struct TextModel {
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     eos: Vec<u32>,
+    warnings: Vec<String>,
 }
 
 impl TextModel {
@@ -67,11 +68,12 @@ impl TextModel {
                 ),
             ));
         }
-        let eos = ends(directory, &model.config(), &tokenizer)?;
+        let files = described(directory, model.config())?;
         Ok(TextModel {
+            eos: ends(&files, &tokenizer)?,
+            warnings: beyond(&files, rows),
             model,
             tokenizer,
-            eos,
         })
     }
 
@@ -79,6 +81,7 @@ impl TextModel {
     pub fn of(model: LanguageModel, tokenizer: Tokenizer) -> TextModel {
         TextModel {
             eos: tokenizer.eos().map(|token| token.id).into_iter().collect(),
+            warnings: Vec::new(),
             model,
             tokenizer,
         }
@@ -87,6 +90,11 @@ impl TextModel {
     /// The tokens that end a text.
     pub fn eos(&self) -> &[u32] {
         &self.eos
+    }
+
+    /// What is odd about the directory, for the caller to print: names of tokens that the model has not.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Continues `prompt`, handing over text as it comes; `on_text` returns whether to go on.
@@ -267,31 +275,66 @@ pub fn special_tokens(tokenizer: &Tokenizer) -> Map<String, Value> {
         .collect()
 }
 
-fn ends(directory: &Path, config: &Map<String, Value>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+/// The files that name tokens, in the order in which they count.
+fn described(
+    directory: &Path,
+    config: Map<String, Value>,
+) -> Result<Vec<(PathBuf, Map<String, Value>)>> {
+    let mut files = Vec::new();
     let path = directory.join("generation_config.json");
-    let mut places = Vec::new();
     if path.is_file() {
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|e| Error::format(&path, format!("no JSON: {e}")))?;
-        places.push((path, value["eos_token_id"].clone()));
+        match serde_json::from_str(&text) {
+            Ok(Value::Object(map)) => files.push((path, map)),
+            Ok(_) => return Err(Error::format(&path, "expected a JSON object")),
+            Err(e) => return Err(Error::format(&path, format!("no JSON: {e}"))),
+        }
     }
-    let own = config.get("eos_token_id").cloned().unwrap_or(Value::Null);
-    places.push((directory.join("config.json"), own));
-    for (path, value) in places {
+    files.push((directory.join("config.json"), config));
+    Ok(files)
+}
+
+fn ends(files: &[(PathBuf, Map<String, Value>)], tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    for (path, map) in files {
         let one = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
-        let ids: Option<Vec<u32>> = match &value {
+        let ids: Option<Vec<u32>> = match map.get("eos_token_id").unwrap_or(&Value::Null) {
             Value::Null => continue,
             Value::Array(all) => all.iter().map(one).collect(),
             other => one(other).map(|id| vec![id]),
         };
         return ids.ok_or_else(|| {
-            let what = "a token number or a list of them";
+            let (what, value) = ("a token number or a list of them", &map["eos_token_id"]);
             Error::format(
-                &path,
+                path,
                 format!("`eos_token_id`: expected {what}, got {value}"),
             )
         });
     }
     Ok(tokenizer.eos().map(|t| t.id).into_iter().collect())
+}
+
+/// Tokens that are named and that a model of `rows` tokens has not. No error: configs of small models made from
+/// others' defaults have them, and such a token is only never met.
+fn beyond(files: &[(PathBuf, Map<String, Value>)], rows: usize) -> Vec<String> {
+    let mut out = Vec::new();
+    for (path, map) in files {
+        for (key, effect) in [
+            ("bos_token_id", ""),
+            ("eos_token_id", "; no text ends with it"),
+        ] {
+            let ids = match map.get(key) {
+                Some(Value::Array(all)) => all.as_slice(),
+                Some(one) => std::slice::from_ref(one),
+                None => &[],
+            };
+            let outside = |id: &&Value| id.as_i64().is_some_and(|n| n < 0 || n >= rows as i64);
+            if let Some(id) = ids.iter().find(outside) {
+                let path = path.display();
+                out.push(format!(
+                    "{path}: `{key}`: {id} is no token of the model, which has {rows}{effect}"
+                ));
+            }
+        }
+    }
+    out
 }

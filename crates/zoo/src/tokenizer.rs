@@ -103,17 +103,26 @@ impl Tokenizer {
         none.map_err(|e| Error::format(directory, e.to_string()))?;
         add_tokens(&mut inner, &config)
             .map_err(|e| Error::format(directory.join("tokenizer_config.json"), e))?;
-        let special = |name: &str| {
-            let text = token_text(config.get(name)).or_else(|| token_text(map.get(name)))?;
-            let id = inner.token_to_id(&text)?;
-            Some(SpecialToken { text, id })
+        let special = |name: &str| -> Result<Option<SpecialToken>> {
+            for (file, object) in [
+                ("tokenizer_config.json", &config),
+                ("special_tokens_map.json", map),
+            ] {
+                let text = token_text(name, object.get(name))
+                    .map_err(|e| Error::format(directory.join(file), e))?;
+                if let Some(text) = text {
+                    let id = inner.token_to_id(&text);
+                    return Ok(id.map(|id| SpecialToken { text, id }));
+                }
+            }
+            Ok(None)
         };
         Ok(Tokenizer {
-            bos: special("bos_token"),
-            eos: special("eos_token"),
-            pad: special("pad_token"),
-            unk: special("unk_token"),
-            mask: special("mask_token"),
+            bos: special("bos_token")?,
+            eos: special("eos_token")?,
+            pad: special("pad_token")?,
+            unk: special("unk_token")?,
+            mask: special("mask_token")?,
             chat_template,
             inner,
             directory: directory.to_path_buf(),
@@ -403,7 +412,8 @@ fn add_tokens(
     entries.sort_by_key(|(id, _)| *id);
     for (id, entry) in entries {
         let known = inner.get_added_vocabulary().get_added_tokens_decoder();
-        let Some(text) = token_text(Some(entry)).filter(|_| !known.contains_key(&id)) else {
+        let text = token_text(&format!("added_tokens_decoder.{id}"), Some(entry))?;
+        let Some(text) = text.filter(|_| !known.contains_key(&id)) else {
             continue;
         };
         let next = inner.get_vocab_size(true);
@@ -428,10 +438,15 @@ fn add_tokens(
 }
 
 /// A token is written as text or as an object with its text under `content`.
-fn token_text(value: Option<&Value>) -> Option<String> {
-    let value = value?;
-    let text = value.as_str().or_else(|| value.get("content")?.as_str())?;
-    Some(text.to_string())
+/// The text of a special token: itself, or `content` of an object.
+fn token_text(name: &str, value: Option<&Value>) -> std::result::Result<Option<String>, String> {
+    let Some(value) = value.filter(|v| !v.is_null()) else {
+        return Ok(None);
+    };
+    match value.as_str().or_else(|| value.get("content")?.as_str()) {
+        Some(text) => Ok(Some(text.to_string())),
+        None => Err(format!("`{name}`: expected a token's text, got {value}")),
+    }
 }
 
 fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
@@ -453,12 +468,19 @@ fn chat_template(directory: &Path, config: &Map<String, Value>) -> Result<Option
         return Ok(Some(text));
     }
     Ok(match config.get("chat_template") {
+        None | Some(Value::Null) => None,
         Some(Value::String(text)) => Some(text.clone()),
         Some(Value::Array(named)) => named
             .iter()
             .find(|t| t.get("name").and_then(Value::as_str) == Some("default"))
             .and_then(|t| t.get("template")?.as_str())
             .map(str::to_string),
-        _ => None,
+        Some(other) => {
+            let message = format!("`chat_template`: expected a text, got {other}");
+            return Err(Error::format(
+                directory.join("tokenizer_config.json"),
+                message,
+            ));
+        }
     })
 }

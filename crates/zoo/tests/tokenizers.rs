@@ -130,3 +130,41 @@ fn a_trained_model_tells_its_story() {
     let text = golden["text"].as_str().unwrap();
     assert_eq!(tokenizer.decode(&tokens, true).unwrap(), text);
 }
+
+#[test]
+fn values_of_the_wrong_kind_are_told_at_their_file() {
+    let json = entrenar_zoo::as_gpt2::tokenizer_of_characters(&['a', 'b']);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let path = folder.path().join("tokenizer_config.json");
+    for (text, told) in [
+        (
+            r#"{"chat_template": 5}"#,
+            "`chat_template`: expected a text, got 5",
+        ),
+        (
+            r#"{"eos_token": ["a"]}"#,
+            "`eos_token`: expected a token's text, got [\"a\"]",
+        ),
+        (
+            r#"{"added_tokens_decoder": {"2": {"special": true}}}"#,
+            "`added_tokens_decoder.2`: expected a token's text",
+        ),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let message = match Tokenizer::open(folder.path()) {
+            Ok(_) => panic!("{text} was taken"),
+            Err(error) => error.to_string(),
+        };
+        let whole = format!("{}: {told}", path.display());
+        assert!(message.starts_with(&whole), "{message}");
+    }
+    std::fs::write(
+        &path,
+        r#"{"eos_token": {"content": "a"}, "pad_token": null}"#,
+    )
+    .unwrap();
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    assert_eq!(tokenizer.eos().unwrap().text, "a");
+    assert!(tokenizer.pad().is_none());
+}

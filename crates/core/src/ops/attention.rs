@@ -131,13 +131,7 @@ impl Attention {
         let mut shape = q.shape.clone();
         if let Some(mask) = mask {
             shape.dims_mut()[3] = k.shape[2];
-            if mask.shape.broadcast(&shape, name)? != shape {
-                return Err(Error::shape(
-                    name,
-                    format!("a mask that broadcasts to {shape}"),
-                    &mask.shape,
-                ));
-            }
+            check_mask(name, &mask.shape, &shape)?;
             if mask.dtype != DType::Bool && !mask.dtype.is_float() {
                 return Err(Error::dtype(name, "a bool or float mask", mask.dtype));
             }
@@ -389,7 +383,21 @@ fn joined_mask(mask: &Tensor, p: &Problem) -> Result<Tensor> {
     full.push(queries);
     full.push(keys);
     let joined = [p.q.dims()[0], p.q.dims()[1], queries, keys];
+    check_mask("scaled_dot_product_attention", mask.shape(), &full)?;
     mask.broadcast_to(full)?.reshape(joined)
+}
+
+/// An error unless a mask of this shape broadcasts to that of the scores.
+#[track_caller]
+fn check_mask(name: &'static str, mask: &Shape, scores: &Shape) -> Result<()> {
+    match mask.broadcast(scores, name) {
+        Ok(both) if both == *scores => Ok(()),
+        _ => Err(Error::shape(
+            name,
+            format!("a mask that broadcasts to the scores {scores}"),
+            mask,
+        )),
+    }
 }
 
 impl Tensor {

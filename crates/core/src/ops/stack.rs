@@ -65,7 +65,7 @@ impl Tensor {
     /// skipped, as in PyTorch.
     ///
     /// # Errors
-    /// When the list is empty or shapes differ outside `dim`.
+    /// When the list is empty, there is no dimension `dim`, or shapes differ outside it.
     ///
     /// ```
     /// # use entrenar_core::Tensor;
@@ -87,19 +87,20 @@ impl Tensor {
             .filter(|t| !skip(t))
             .map(|t| t.to_dtype(dtype))
             .collect::<Result<_>>()?;
-        match kept.len() {
-            0 => return first.to_dtype(dtype),
-            1 => return Ok(kept[0].clone()),
-            _ => {}
-        }
-        if kept[0].rank() == 0 {
+        let Some(joined) = kept.first() else {
+            return first.to_dtype(dtype);
+        };
+        if joined.rank() == 0 {
             return Err(Error::shape(
                 "concat",
                 "tensors of rank 1 or more",
-                kept[0].shape(),
+                joined.shape(),
             ));
         }
-        let dim = kept[0].shape().dim("concat", dim)?;
+        let dim = joined.shape().dim("concat", dim)?;
+        if kept.len() == 1 {
+            return Ok(joined.clone());
+        }
         let refs: Vec<&Tensor> = kept.iter().collect();
         apply1(&handle(Concat { dim }), &refs)
     }
@@ -192,5 +193,22 @@ mod tests {
         assert_eq!((empty.dims(), empty.dtype()), (&[0][..], DType::F64));
         let joined = Tensor::concat(&[&x, &Tensor::ones([1], DType::F64)], 0).unwrap();
         assert_eq!(joined.to_vec::<f64>().unwrap(), [1.0, 2.0, 1.0]);
+    }
+
+    /// As in PyTorch, where only a tensor that is skipped has every dimension.
+    #[test]
+    fn joining_one_needs_the_dimension_too() {
+        let (x, none) = (
+            Tensor::ones([2, 3], DType::F32),
+            Tensor::zeros([0], DType::F32),
+        );
+        for parts in [&[&x][..], &[&none, &x]] {
+            assert!(Tensor::concat(parts, -2).is_ok());
+            let message = Tensor::concat(parts, 2).unwrap_err().to_string();
+            assert!(message.contains("a dimension in -2..2"), "{message}");
+        }
+        let scalar = Tensor::scalar(1.0f32);
+        assert!(Tensor::concat(&[&scalar], 0).is_err());
+        assert!(Tensor::concat(&[&none], 1).is_ok());
     }
 }

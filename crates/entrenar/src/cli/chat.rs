@@ -26,7 +26,7 @@ pub(crate) struct Args {
 
 /// Prints each answer as it comes. Standard output holds only the answers.
 pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
-    let model = text_model(&args.model, args.adapter.as_deref())?;
+    let model = text_model(&args.model, args.adapter.as_deref(), output)?;
     let template = model.chat_template()?;
     let begin = || -> Vec<Value> {
         let system = args.system.iter();

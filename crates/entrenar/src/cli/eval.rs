@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
 
 /// The loss of a published language model on a text file.
 fn text(args: &Args, output: Output) -> Result<(), Failure> {
-    let model = text_model(&args.model, args.adapter.as_deref())?;
+    let model = text_model(&args.model, args.adapter.as_deref(), output)?;
     let text = std::fs::read_to_string(&args.data)
         .map_err(|e| Failure::Run(format!("{}: {e}", args.data.display())))?;
     let (loss, targets) = model.evaluate(&text, None)?;

@@ -123,7 +123,11 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
     }
     let directory = at_hand(&args.model)?;
     let model = if is_text_model(&directory) || args.adapter.is_some() {
-        Model::Text(Box::new(text_model(&directory, args.adapter.as_deref())?))
+        Model::Text(Box::new(text_model(
+            &directory,
+            args.adapter.as_deref(),
+            output,
+        )?))
     } else {
         Model::Trained(Box::new(TrainedModel::open(&directory)?))
     };

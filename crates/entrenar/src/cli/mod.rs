@@ -96,6 +96,31 @@ impl Output {
             outcome::say(&paint("33", "warning:"), message);
         }
     }
+
+    /// What is odd about a model's directory.
+    fn warn_of(self, model: &TextModel) {
+        for warning in model.warnings() {
+            self.warn(warning);
+        }
+    }
+}
+
+/// A number format of weights that are written.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Numbers {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl Numbers {
+    pub fn dtype(self) -> DType {
+        match self {
+            Numbers::F32 => DType::F32,
+            Numbers::Bf16 => DType::BF16,
+            Numbers::F16 => DType::F16,
+        }
+    }
 }
 
 /// A path as data names it: patterns are text.
@@ -118,8 +143,13 @@ pub(crate) fn at_hand(model: &Path) -> Result<PathBuf, Failure> {
 /// A published model with its tokenizer, in f32 (weights in 4 bits stay so), and an adapter on it. It
 /// is merged where it changes nothing but the time: into weights in floats, and not into an embedding
 /// that the output layer shares.
-pub(crate) fn text_model(model: &Path, adapter: Option<&Path>) -> Result<TextModel, Failure> {
+pub(crate) fn text_model(
+    model: &Path,
+    adapter: Option<&Path>,
+    output: Output,
+) -> Result<TextModel, Failure> {
     let mut opened = open_text_model(&at_hand(model)?, Some(DType::F32))?;
+    output.warn_of(&opened);
     if let Some(adapter) = adapter {
         let report = apply(&mut opened, adapter)?;
         if report.warnings.is_empty() && quant::report(&mut opened.model)?.layers.is_empty() {

@@ -1,7 +1,6 @@
 //! `entrenar quantize`: a model with its linear layers in 4 bits.
 
-use super::{Failure, Output};
-use entrenar::DType;
+use super::{Failure, Numbers, Output};
 use entrenar::train::trainer::{open_quantized, save_quantized, stored_quantization};
 use entrenar::tune::QuantConfig;
 use entrenar::tune::quant;
@@ -21,6 +20,9 @@ pub(crate) struct Args {
     /// Keep the scales of the blocks in 32 bits instead of 8
     #[arg(long)]
     plain_scales: bool,
+    /// The number format of what stays in floats [default: each as in the model]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    dtype: Option<Numbers>,
     /// The directory to write, which must not hold anything
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -39,7 +41,9 @@ pub(crate) fn run(args: &Args, output: Output) -> Result<(), Failure> {
         double: !args.plain_scales,
         ..QuantConfig::default()
     };
-    let mut model = open_quantized(&args.model, Some(DType::F32), Some(&config), &[])?;
+    let dtype = args.dtype.map(Numbers::dtype);
+    let mut model = open_quantized(&args.model, dtype, Some(&config), &[])?;
+    output.warn_of(&model);
     output.note(&quant::report(&mut model.model)?.to_string());
     save_quantized(&mut model, &args.out)?;
     output.note(&format!("wrote {}", args.out.display()));

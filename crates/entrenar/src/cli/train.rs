@@ -4,7 +4,7 @@
 //! process at once with status 130.
 
 use super::{Failure, Output, json, print};
-use entrenar::train::config::{self, Loaded};
+use entrenar::train::config::{self, Length, Loaded};
 use entrenar::train::run::{ProgressStyle, RunPlace, Signals, number_text};
 use entrenar::train::trainer::{Ended, Evaluation, RunOptions, RunOutcome, plan, run_config};
 use serde_json::{Map, Value, json};
@@ -89,7 +89,7 @@ fn start(loaded: &Loaded, args: &Args, output: Output) -> Result<(), Failure> {
             signals: Some(&signals),
         },
     )?;
-    for line in summary(&run) {
+    for line in summary(&run, &loaded.config.train) {
         output.note(&line);
     }
     if output.json {
@@ -106,12 +106,24 @@ fn start(loaded: &Loaded, args: &Args, output: Output) -> Result<(), Failure> {
 }
 
 /// What to tell about a run that ended, in lines.
-fn summary(run: &RunOutcome) -> Vec<String> {
+fn summary(run: &RunOutcome, config: &config::Train) -> Vec<String> {
     let training = &run.training;
     let directory = run.directory.display();
     let steps = format!("step {} of {}", training.step, training.total_steps);
     let mut lines = Vec::new();
+    let nothing_new = training.step == training.steps_before && training.step > 0;
+    let length = match config.length() {
+        Length::Steps(_) => "train.max_steps",
+        Length::Epochs(_) => "train.epochs",
+    };
     match &training.ended {
+        Ended::Finished if nothing_new => lines.push(format!(
+            "all {} steps were done before, nothing was trained; to go on, raise {length} and --resume again",
+            training.step
+        )),
+        Ended::Early(reason) if nothing_new => lines.push(format!(
+            "the run had stopped at {steps} before, nothing was trained: {reason}"
+        )),
         Ended::Finished => lines.push(format!(
             "finished {} steps in {:.1} s",
             training.step, training.seconds
@@ -175,6 +187,7 @@ fn report(run: &RunOutcome) -> Value {
         "status": status,
         "reason": reason,
         "step": training.step,
+        "steps_before": training.steps_before,
         "total_steps": training.total_steps,
         "best": training.best.map(|(step, value)| json!({"step": step, "value": value})),
         "weights_step": training.weights_step,

@@ -12,7 +12,7 @@ mod sgd;
 mod slots;
 
 pub use adam::{Adam, AdamW};
-pub use adam_builder::AdamBuilder;
+pub use adam_builder::{AdamBuilder, BuiltByAdam};
 pub use adam8::AdamW8bit;
 pub use clip::{clip_factor, clip_grad_norm, clip_grad_value, grad_norm, non_finite_gradient};
 pub use sgd::{Sgd, SgdBuilder};

@@ -56,7 +56,7 @@ pub struct Loaded {
     pub warnings: Vec<Warning>,
     /// For a config in Axolotl's dialect: what each of its keys became; for the caller to print.
     pub mapping: Vec<String>,
-    /// Where the config itself wants the run directory (only Axolotl's dialect does); absolute.
+    /// Where the config itself wants the run directory (only Axolotl's dialect does), from the current directory.
     pub output: Option<std::path::PathBuf>,
     names: Names,
     places: BTreeMap<String, Place>,
@@ -198,7 +198,7 @@ pub fn parse(
             };
             output = translated
                 .output
-                .map(|(path, place)| from(place).join(path));
+                .map(|(path, place)| without_dots(&from(place).join(path)));
         }
         Some(Err(faults)) => {
             for (place, key, message) in faults {
@@ -366,6 +366,18 @@ fn put(root: &mut Node, path: &[String], value: Node, index: usize) -> Result<()
         node = &mut entry.value;
     }
     Ok(())
+}
+
+/// A path without its `.` parts, as a person would write it.
+fn without_dots(path: &Path) -> std::path::PathBuf {
+    let parts = path.components();
+    let tidy: std::path::PathBuf = parts
+        .filter(|part| *part != std::path::Component::CurDir)
+        .collect();
+    match tidy.as_os_str().is_empty() {
+        true => Path::new(".").to_owned(),
+        false => tidy,
+    }
 }
 
 /// A learning rate below this hardly ever trains anything.

@@ -176,9 +176,9 @@ pub struct Parts {
 }
 
 /// The rows of another dataset, chosen and ordered.
-pub(super) struct Subset<D> {
-    pub data: Arc<D>,
-    pub rows: Vec<usize>,
+struct Subset<D> {
+    data: Arc<D>,
+    rows: Vec<usize>,
 }
 
 impl<D: Dataset> Dataset for Subset<D> {
@@ -248,6 +248,44 @@ pub(super) struct SplitRows {
     pub training: Vec<usize>,
     pub validation: Vec<usize>,
     pub test: Vec<usize>,
+}
+
+impl Parts {
+    /// The chosen rows of `all`; parts that have files of their own are read by `open`.
+    pub(super) fn of<D: Dataset + 'static>(
+        all: &Arc<D>,
+        rows: SplitRows,
+        splits: &Splits,
+        mut open: impl FnMut(&[String]) -> Result<Arc<dyn Dataset>>,
+    ) -> Result<Parts> {
+        let subset = |rows: Vec<usize>| -> Arc<dyn Dataset> {
+            Arc::new(Subset {
+                data: Arc::clone(all),
+                rows,
+            })
+        };
+        let mut held = |rows: Vec<usize>, holdout: &Holdout| {
+            Ok::<_, Error>(match holdout.paths() {
+                Some(paths) => Some(open(paths)?),
+                None => (!rows.is_empty()).then(|| subset(rows)),
+            })
+        };
+        Ok(Parts {
+            validation: held(rows.validation, &splits.validation)?,
+            test: held(rows.test, &splits.test)?,
+            training: subset(rows.training),
+        })
+    }
+
+    /// Rows for training, validation and test.
+    pub(super) fn row_counts(&self) -> [usize; 3] {
+        let count = |data: &Option<Arc<dyn Dataset>>| data.as_ref().map_or(0, |d| d.len());
+        [
+            self.training.len(),
+            count(&self.validation),
+            count(&self.test),
+        ]
+    }
 }
 
 // The split must not follow the shuffling streams, which are numbered by epoch.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use entrenar_base::{Array, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::dataset::{Batch, Dataset, Parts, Splits, Subset, split_rows};
+use super::dataset::{Batch, Dataset, Parts, Splits, split_rows};
 use super::idx::read_idx;
 use super::report::unusable;
 use super::scaling::{Scaling, check_scale};
@@ -221,41 +221,21 @@ impl ImageData {
             labels: (0..classes).map(|label| label.to_string()).collect(),
         };
         let all = Arc::new(all.normalize(mean, std));
-        let part =
-            |rows: Vec<usize>, paths: Option<&[String]>| -> Result<Option<Arc<dyn Dataset>>> {
-                Ok(match paths {
-                    Some([path]) => Some(preprocessing.read(&directory.join(path), true)?),
-                    Some(paths) => {
-                        return Err(Error::config(format!(
-                            "expected one directory of images, got {}",
-                            paths.len()
-                        )));
-                    }
-                    None if rows.is_empty() => None,
-                    None => Some(Arc::new(Subset {
-                        data: Arc::clone(&all),
-                        rows,
-                    })),
-                })
-            };
-        let validation = part(rows.validation, splits.validation.paths())?;
-        let mut test = part(rows.test, splits.test.paths())?;
-        if test.is_none()
+        let mut parts = Parts::of(&all, rows, splits, |paths| match paths {
+            [path] => preprocessing.read(&directory.join(path), true),
+            _ => Err(Error::config(format!(
+                "expected one directory of images, got {}",
+                paths.len()
+            ))),
+        })?;
+        if parts.test.is_none()
             && let Some([images, labels]) = find_pair(directory, "t10k")?
         {
-            test = Some(preprocessing.read_pair(&images, &labels)?);
+            parts.test = Some(preprocessing.read_pair(&images, &labels)?);
         }
-        let training = Arc::new(Subset {
-            data: all,
-            rows: rows.training,
-        });
         Ok(Self {
             preprocessing,
-            parts: Parts {
-                training,
-                validation,
-                test,
-            },
+            parts,
         })
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use entrenar_base::{Array, Error, Philox, Result};
 use entrenar_zoo::Tokenizer;
 
-use super::dataset::{Batch, Dataset, Holdout, IGNORED, Parts, Splits, Subset, split_rows};
+use super::dataset::{Batch, Dataset, IGNORED, Parts, Splits, split_rows};
 use super::files::find_files;
 use super::report::{counted, shown};
 use super::sft::rows::{Content, kind, read_rows};
@@ -52,7 +52,6 @@ pub struct MaskedTextData {
     parts: Parts,
     tokens: u64,
     split: usize,
-    rows: [usize; 3],
 }
 
 /// Rows of one source.
@@ -138,30 +137,13 @@ impl MaskedTextData {
         let all = read(&find_files(directory, patterns)?)?;
         let tokens = all.tokens.iter().map(|row| row.len() as u64).sum();
         let divided = split_rows(all.tokens.len(), splits, seed)?;
-        let mut part = |rows: Vec<usize>, holdout: &Holdout| -> Result<Option<Arc<dyn Dataset>>> {
-            if let Some(paths) = holdout.paths() {
-                return Ok(Some(read(&find_files(directory, paths)?)?));
-            }
-            let data = Arc::clone(&all);
-            let some = !rows.is_empty();
-            Ok(some.then(|| -> Arc<dyn Dataset> { Arc::new(Subset { data, rows }) }))
-        };
-        let validation = part(divided.validation, &splits.validation)?;
-        let test = part(divided.test, &splits.test)?;
-        let training: Arc<dyn Dataset> = Arc::new(Subset {
-            data: all,
-            rows: divided.training,
-        });
-        let count = |data: &Option<Arc<dyn Dataset>>| data.as_ref().map_or(0, |d| d.len());
+        let parts = Parts::of(&all, divided, splits, |paths| {
+            Ok(read(&find_files(directory, paths)?)?)
+        })?;
         Ok(MaskedTextData {
             tokens,
             split,
-            rows: [training.len(), count(&validation), count(&test)],
-            parts: Parts {
-                training,
-                validation,
-                test,
-            },
+            parts,
         })
     }
 
@@ -174,12 +156,12 @@ impl MaskedTextData {
 
     /// Rows for training, validation and test.
     pub fn row_counts(&self) -> [usize; 3] {
-        self.rows
+        self.parts.row_counts()
     }
 
     /// What was read, in a line.
     pub fn report(&self) -> String {
-        let [training, ..] = self.rows;
+        let [training, ..] = self.row_counts();
         let mut text = format!(
             "data: {} to train on, {} in all",
             counted(training, "row"),

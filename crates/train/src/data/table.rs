@@ -12,7 +12,7 @@ use entrenar_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::csv_file::{ColumnKind, Missing, RawColumn, RawTable, Wanted, read_header, read_tables};
-use super::dataset::{Dataset, Parts, Splits, Subset, split_rows};
+use super::dataset::{Parts, Splits, split_rows};
 use super::files::find_files;
 use super::report::{listed, nearest, shown};
 use super::scaling::Scaling;
@@ -131,27 +131,10 @@ impl TableData {
         let rows = split_rows(table.rows, splits, seed)?;
         let preprocessing = learn(&table, &columns, spec, &rows.training)?;
         let all = Arc::new(preprocessing.encode(&table)?);
-        let part =
-            |rows: Vec<usize>, paths: Option<&[String]>| -> Result<Option<Arc<dyn Dataset>>> {
-                Ok(match paths {
-                    Some(paths) => Some(Arc::new(
-                        preprocessing.read(&find_files(directory, paths)?, true)?,
-                    )),
-                    None if rows.is_empty() => None,
-                    None => Some(Arc::new(Subset {
-                        data: Arc::clone(&all),
-                        rows,
-                    })),
-                })
-            };
-        let parts = Parts {
-            validation: part(rows.validation, splits.validation.paths())?,
-            test: part(rows.test, splits.test.paths())?,
-            training: Arc::new(Subset {
-                data: Arc::clone(&all),
-                rows: rows.training,
-            }),
-        };
+        let parts = Parts::of(&all, rows, splits, |paths| {
+            let table = preprocessing.read(&find_files(directory, paths)?, true)?;
+            Ok(Arc::new(table))
+        })?;
         Ok(Self {
             preprocessing,
             parts,

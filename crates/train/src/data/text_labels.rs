@@ -13,7 +13,7 @@ use entrenar_base::{Array, Error, Result};
 use entrenar_zoo::{TokenRows, Tokenizer};
 use serde_json::Value;
 
-use super::dataset::{Batch, Dataset, Parts, Splits, Subset, split_rows};
+use super::dataset::{Batch, Dataset, Parts, Splits, split_rows};
 use super::files::{find_files, read_file};
 use super::report::{fault_at, listed, nearest, shown};
 
@@ -46,7 +46,6 @@ impl Default for TextLabelsSpec {
 pub struct TextLabelsData {
     labels: Vec<String>,
     parts: Parts,
-    rows: [usize; 3],
     cut: usize,
 }
 
@@ -134,38 +133,11 @@ impl TextLabelsData {
         };
         let all = encode(&files, &rows)?;
         let divided = split_rows(rows.len(), splits, seed)?;
-        let mut part =
-            |rows: Vec<usize>, paths: Option<&[String]>| -> Result<Option<Arc<dyn Dataset>>> {
-                Ok(match paths {
-                    Some(paths) => {
-                        let files = find_files(directory, paths)?;
-                        let data: Arc<dyn Dataset> = encode(&files, &read_rows(&files, spec)?)?;
-                        Some(data)
-                    }
-                    None if rows.is_empty() => None,
-                    None => Some(Arc::new(Subset {
-                        data: Arc::clone(&all),
-                        rows,
-                    })),
-                })
-            };
-        let validation = part(divided.validation, splits.validation.paths())?;
-        let test = part(divided.test, splits.test.paths())?;
-        let training: Arc<dyn Dataset> = Arc::new(Subset {
-            data: all,
-            rows: divided.training,
-        });
-        let count = |data: &Option<Arc<dyn Dataset>>| data.as_ref().map_or(0, |d| d.len());
-        Ok(TextLabelsData {
-            labels,
-            rows: [training.len(), count(&validation), count(&test)],
-            cut,
-            parts: Parts {
-                training,
-                validation,
-                test,
-            },
-        })
+        let parts = Parts::of(&all, divided, splits, |paths| {
+            let files = find_files(directory, paths)?;
+            Ok(encode(&files, &read_rows(&files, spec)?)?)
+        })?;
+        Ok(TextLabelsData { labels, cut, parts })
     }
 
     /// The labels by number, as `id2label` of a model.
@@ -175,7 +147,7 @@ impl TextLabelsData {
 
     /// Texts for training, validation and test.
     pub fn row_counts(&self) -> [usize; 3] {
-        self.rows
+        self.parts.row_counts()
     }
 
     /// How many texts were longer than the limit and lost their ends.

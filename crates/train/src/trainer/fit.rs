@@ -40,6 +40,8 @@ pub struct Outcome {
     pub ended: Ended,
     /// Optimizer steps done, over all resumptions.
     pub step: u64,
+    /// Of these, the steps of the run that this one continued.
+    pub steps_before: u64,
     /// Optimizer steps planned.
     pub total_steps: u64,
     /// The step and value of the best evaluation, by [`Settings::best_by`].
@@ -564,6 +566,7 @@ impl<'a, M: Parameters> Trainer<'a, M> {
         Ok(Outcome {
             ended,
             step: session.state.step,
+            steps_before: session.steps_before,
             total_steps: session.total,
             best,
             weights_step,

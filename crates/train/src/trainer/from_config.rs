@@ -162,6 +162,9 @@ pub(super) fn train<M: Parameters>(
         .run_directory(directory);
     trainer.warn = false;
     trainer.notes = job.notes;
+    trainer
+        .notes
+        .extend(recipe::schedule_warning(config, total));
     for (name, bytes) in job.files {
         trainer = trainer.checkpoint_file(name, bytes);
     }

@@ -54,11 +54,6 @@ pub fn open_quantized(
         wanted.check()?;
     }
     let directory = &resolved(path)?;
-    if let (false, Some(wanted)) = (TextModel::is_in(directory), wanted) {
-        let mut text = open_text_model(directory, dtype)?;
-        quant::quantize(&mut text.model, wanted, skip)?;
-        return Ok(text);
-    }
     let compute = match stored_quantization(directory)? {
         Some(stored) => stored.compute,
         None => wanted.map_or(Compute::F32, |wanted| wanted.compute),
@@ -89,7 +84,13 @@ pub fn open_quantized(
         }
     };
     let named = |error: Error| error.context(directory.display());
-    let mut text = TextModel::open_exchanging(directory, dtype, &mut exchange).map_err(named)?;
+    let mut text = if TextModel::is_in(directory) {
+        TextModel::open_exchanging(directory, dtype, &mut exchange)?
+    } else {
+        let text = open_text_model(directory, None)?;
+        let model = text.model.rebuilt(dtype, Some(&mut exchange));
+        TextModel::of(model.map_err(named)?, text.tokenizer)
+    };
     let report = quant::report(&mut text.model)?;
     if report.layers.is_empty() {
         return Err(named(Error::config(

@@ -4,7 +4,9 @@
 //! checked the words, `from_config.rs` puts the parts together.
 
 use entrenar_base::Result;
-use entrenar_nn::optim::{Adam, AdamW, AdamW8bit, Optimizer, ParamGroup, Sgd};
+use entrenar_nn::optim::{
+    Adam, AdamBuilder, AdamW, AdamW8bit, BuiltByAdam, Optimizer, ParamGroup, Sgd,
+};
 use entrenar_nn::schedule::{ConstantLR, CosineAnnealingLR, LinearLR, Schedule, StepLR, WarmUp};
 use entrenar_nn::{NamedParameters, Parameters};
 
@@ -48,56 +50,47 @@ pub(super) fn tuning_optimizer(
 }
 
 fn build(config: &config::Optimizer, groups: Vec<ParamGroup>) -> Result<Box<dyn Optimizer>> {
-    Ok(match *config {
+    match *config {
         config::Optimizer::AdamW {
             learning_rate,
             betas,
             eps,
             ..
-        } => Box::new(
-            AdamW::builder()
-                .learning_rate(learning_rate)
-                .betas(betas[0], betas[1])
-                .eps(eps)
-                .build(groups)?,
-        ),
+        } => adam(AdamW::builder(), (learning_rate, betas, eps), groups),
         config::Optimizer::AdamW8bit {
             learning_rate,
             betas,
             eps,
             ..
-        } => Box::new(
-            AdamW8bit::builder()
-                .learning_rate(learning_rate)
-                .betas(betas[0], betas[1])
-                .eps(eps)
-                .build(groups)?,
-        ),
+        } => adam(AdamW8bit::builder(), (learning_rate, betas, eps), groups),
         config::Optimizer::Adam {
             learning_rate,
             betas,
             eps,
             ..
-        } => Box::new(
-            Adam::builder()
-                .learning_rate(learning_rate)
-                .betas(betas[0], betas[1])
-                .eps(eps)
-                .build(groups)?,
-        ),
+        } => adam(Adam::builder(), (learning_rate, betas, eps), groups),
         config::Optimizer::Sgd {
             learning_rate,
             momentum,
             nesterov,
             ..
-        } => Box::new(
+        } => Ok(Box::new(
             Sgd::builder()
                 .learning_rate(learning_rate)
                 .momentum(momentum)
                 .nesterov(nesterov)
                 .build(groups)?,
-        ),
-    })
+        )),
+    }
+}
+
+fn adam<O: BuiltByAdam + Optimizer + 'static>(
+    builder: AdamBuilder<O>,
+    (learning_rate, betas, eps): (f64, [f64; 2], f64),
+    groups: Vec<ParamGroup>,
+) -> Result<Box<dyn Optimizer>> {
+    let settings = builder.learning_rate(learning_rate).eps(eps);
+    Ok(Box::new(settings.betas(betas[0], betas[1]).build(groups)?))
 }
 
 /// How the sample of a config is drawn.
@@ -132,7 +125,8 @@ fn groups(config: &config::Optimizer, parameters: NamedParameters) -> Vec<ParamG
 /// left.
 pub(super) fn schedule(config: &config::Schedule, peak: f64, total: u64) -> Box<dyn Schedule> {
     let warmup = config.warmup_steps(total).min(total);
-    let left = total - warmup;
+    // A warm-up that takes the whole run rises towards the peak, not towards the end of the curve.
+    let left = (total - warmup).max(1);
     let then: Box<dyn Schedule> = match *config {
         config::Schedule::Constant { .. } => Box::new(ConstantLR {
             learning_rate: peak,
@@ -160,6 +154,20 @@ pub(super) fn schedule(config: &config::Schedule, peak: f64, total: u64) -> Box<
         }),
     };
     Box::new(WarmUp::new(warmup, then))
+}
+
+/// What is odd about the learning rates of a run of `total` steps.
+pub(super) fn schedule_warning(config: &Config, total: u64) -> Option<String> {
+    let peak = config.optimizer.learning_rate();
+    let rates = schedule(&config.schedule, peak, total);
+    let all = config.schedule.warmup_steps(total) >= total && total > 0;
+    all.then(|| {
+        format!(
+            "warning: the warm-up takes all {total} steps of the run: the learning rate ends at {:?} and never reaches \
+             {peak:?}",
+            rates.lr_at(total - 1)
+        )
+    })
 }
 
 /// The settings of a config.
@@ -302,5 +310,32 @@ mod tests {
             warmup_ratio: None,
         };
         assert!(schedule(&constant, 1.0, 10).lr_at(9) < 1.0);
+        // No curve ends before it begins: every step trains.
+        let (warmup_steps, warmup_ratio, min_learning_rate) = (Some(10), None, 0.0);
+        for curve in [
+            config::Schedule::Constant {
+                warmup_steps,
+                warmup_ratio,
+            },
+            config::Schedule::Cosine {
+                warmup_steps,
+                warmup_ratio,
+                min_learning_rate,
+            },
+            config::Schedule::Linear {
+                warmup_steps,
+                warmup_ratio,
+                min_learning_rate,
+            },
+        ] {
+            for total in [1, 10] {
+                let rates = schedule(&curve, 1.0, total);
+                let rising = |step| (step + 1) as f64 / (total + 1) as f64;
+                assert!(
+                    (0..total).all(|step| rates.lr_at(step) == rising(step)),
+                    "{curve:?}"
+                );
+            }
+        }
     }
 }

@@ -29,6 +29,8 @@ const LEAST_SECONDS: f64 = 1e-9;
 pub(super) struct Session {
     pub state: State,
     pub total: u64,
+    /// Steps that were done when it began.
+    pub steps_before: u64,
     pub store: Option<Store>,
     pub metrics: Option<MetricsWriter>,
     pub progress: Progress,
@@ -131,6 +133,7 @@ impl Session {
             unit: trainer.settings.unit,
             seconds_before: state.seconds,
             begun: Instant::now(),
+            steps_before: state.step,
             state,
             total,
             store,

@@ -126,6 +126,15 @@ pub(super) fn total_steps(settings: &Settings, batches_per_epoch: u64) -> u64 {
     }
 }
 
+/// Micro-batches of an average step: fewer than are accumulated where an epoch ends with what is left.
+pub(super) fn batches_per_step(settings: &Settings, batches_per_epoch: u64) -> f64 {
+    let group = settings.gradient_accumulation_steps.max(1) as u64;
+    if settings.accumulate_across_epochs {
+        return group as f64;
+    }
+    batches_per_epoch as f64 / batches_per_epoch.div_ceil(group).max(1) as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,8 +162,15 @@ mod tests {
             ..Settings::default()
         };
         assert_eq!(total_steps(&settings, 10), 9);
+        assert_eq!(batches_per_step(&settings, 10), 10.0 / 3.0);
+        // More than an epoch has: all of it is one step.
+        assert_eq!(
+            (total_steps(&settings, 3), batches_per_step(&settings, 3)),
+            (3, 3.0)
+        );
         settings.accumulate_across_epochs = true;
         assert_eq!(total_steps(&settings, 10), 8);
+        assert_eq!(batches_per_step(&settings, 3), 4.0);
         settings.length = Length::Steps(5);
         assert_eq!(total_steps(&settings, 10), 5);
     }

@@ -15,6 +15,8 @@ use entrenar_io::{Weights, write_atomic, write_safetensors};
 use entrenar_nn::{Init, Parameters};
 use entrenar_zoo::{Architecture, Gpt2, LanguageModel, Model, Sampling, TextModel, generate_batch};
 
+use serde_json::{Map, Value};
+
 use super::evaluate::{Evaluation, evaluate};
 use super::from_config::model_directory;
 use super::model::{NextToken, check_fits, check_size};
@@ -53,16 +55,30 @@ impl TrainedModel {
         let text = fs::read_to_string(&file).map_err(|error| {
             let hint = if directory.join("adapter_config.json").is_file() || path.join("model/adapter_config.json").is_file() {
                 ": this is an adapter, which goes with --adapter beside the --model that it was trained on"
-            } else if path.join("checkpoints").is_dir() {
+            } else if newest_is_whole(path) {
                 "; the run has not finished, but each of its checkpoints is a model directory"
+            } else if path.join("checkpoints").is_dir() {
+                "; the run has not finished: --resume continues it"
             } else {
                 ""
             };
             Error::io(&file, format!("cannot open the model{hint}"), error)
         })?;
+        let architecture = Architecture::from_json(&text).map_err(|error| {
+            let map: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
+            let message = match (map.contains_key("architecture"), map.get("model_type")) {
+                (true, _) => return error.context(file.display()),
+                (false, Some(kind)) => format!(
+                    "expected a model that a run of ours left, with `architecture`; this is a published one, of \
+                     `model_type` {kind}"
+                ),
+                (false, None) => "`model_type` is missing, which a published model has; one that a run of ours left \
+                                  has `architecture`"
+                    .to_owned(),
+            };
+            Error::format(&file, message)
+        })?;
         let preprocessing = Preprocessing::load(&directory)?;
-        let architecture =
-            Architecture::from_json(&text).map_err(|error| error.context(file.display()))?;
         let weights = Weights::open(&directory)?;
         check_size(&architecture, &weights, &directory)?;
         let here = |error: Error| error.context(directory.display());
@@ -279,6 +295,13 @@ impl TrainedModel {
     }
 }
 
+/// Whether the checkpoints of a run are model directories: those of adapters hold only what is trained.
+fn newest_is_whole(run: &Path) -> bool {
+    let newest = entrenar_io::Store::at(run.join("checkpoints")).latest();
+    let newest = newest.ok().and_then(|found| found.checkpoint);
+    newest.is_some_and(|checkpoint| checkpoint.contains(CONFIG_FILE))
+}
+
 /// Puts a model directory that `write` fills in the place of one that is there.
 ///
 /// # Errors
@@ -346,7 +369,13 @@ pub fn open_text_model(path: &Path, dtype: Option<DType>) -> Result<TextModel> {
             None => TextModel::open(&directory, dtype),
         };
     }
-    TrainedModel::open(&directory)?
-        .published()
-        .map_err(|error| error.context(directory.display()))
+    let here = |error: Error| error.context(directory.display());
+    let text = TrainedModel::open(&directory)?.published().map_err(here)?;
+    match dtype {
+        None | Some(DType::F32) => Ok(text),
+        cast => {
+            let model = text.model.rebuilt(cast, None).map_err(here)?;
+            Ok(TextModel::of(model, text.tokenizer))
+        }
+    }
 }

@@ -244,6 +244,8 @@ fn every_kind_of_file_gives_the_same() {
     for bytes in [
         &include_bytes!("../fixtures/chats-snappy.parquet")[..],
         include_bytes!("../fixtures/chats-gzip.parquet"),
+        include_bytes!("../fixtures/chats-zstd.parquet"),
+        include_bytes!("../fixtures/chats-zstd-v2.parquet"),
     ] {
         let samples = place.open("d.parquet", bytes, &chatml()).unwrap();
         assert_eq!(samples.len(), 2);
@@ -252,6 +254,22 @@ fn every_kind_of_file_gives_the_same() {
             assert_eq!(samples.trained(i), expected.trained(i));
         }
     }
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_in_zstd_is_read_over_pages_and_groups() {
+    let place = Place::new();
+    let rows: Vec<Value> = (0..2000)
+        .map(|i| json!({"text": format!("{i} times {} is {}.", i % 7, i * (i % 7))}))
+        .collect();
+    let expected = place.rows(&rows, &SftConfig::default());
+    let bytes = include_bytes!("../fixtures/texts-zstd.parquet");
+    let samples = place
+        .open("t.parquet", bytes, &SftConfig::default())
+        .unwrap();
+    assert_eq!(samples.len(), 2000);
+    assert!((0..2000).all(|i| samples.tokens(i) == expected.tokens(i)));
 }
 
 #[test]

@@ -448,6 +448,17 @@ fn attention_and_rotation() {
     );
     let message = run(q, k, v, &dropped(1.5)).unwrap_err().to_string();
     assert!(message.contains("got 1.5"), "{message}");
+    for (q, mask, scores) in [
+        (q, &[4, 6][..], "[2, 4, 3, 6]"),
+        (q, &[5, 1, 1, 1, 1], "[2, 4, 3, 6]"),
+        (&[9, 2, 4, 3, 5], &[9, 2, 4, 4, 6], "[9, 2, 4, 3, 6]"),
+    ] {
+        let message = run(q, k, v, &masked(t(mask))).unwrap_err().to_string();
+        let told = format!(
+            "scaled_dot_product_attention: expected a mask that broadcasts to the scores {scores}, got {mask:?}"
+        );
+        assert!(message.contains(&told), "{message}");
+    }
     let packed =
         |x: &[usize], heads: usize, groups: usize| t(x).packed_attention(heads, groups, &plain);
     edges(

@@ -154,6 +154,15 @@ impl Writer {
         self.set(path, Node { place, value });
     }
 
+    /// [`Writer::set`] of what Axolotl does where the file says nothing and our own default would differ, with a line
+    /// of the mapping.
+    fn default(&mut self, path: &str, value: Value) {
+        self.mapping
+            .push(format!("(Axolotl's default) -> {path}: {}", shown(&value)));
+        let place = self.root.place;
+        self.set(path, Node { place, value });
+    }
+
     /// A key that changes nothing here.
     fn leave_out(&mut self, from: &Entry, why: &str) {
         self.mapping.push(format!("{}: {why}", from.key));

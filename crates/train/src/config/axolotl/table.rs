@@ -30,8 +30,6 @@ const RENAMED: &[(&str, &str)] = &[
     ("learning_rate", "optimizer.learning_rate"),
     ("weight_decay", "optimizer.weight_decay"),
     ("adam_epsilon", "optimizer.eps"),
-    ("warmup_steps", "schedule.warmup_steps"),
-    ("warmup_ratio", "schedule.warmup_ratio"),
     ("eval_steps", "evaluate.every_steps"),
     ("evals_per_epoch", "evaluate.times_per_epoch"),
     ("save_steps", "checkpoint.every_steps"),
@@ -90,6 +88,9 @@ const SCHEDULES: &[(&str, &str)] = &[
     ("constant", "constant"),
     ("constant_with_warmup", "constant"),
 ];
+
+/// The share of the run that Axolotl warms up over where the file does not say it (there at most 100 steps).
+const WARMUP: f64 = 0.03;
 
 /// Rewrites all keys.
 pub(super) fn translate(entries: &[Entry], w: &mut Writer) {
@@ -245,6 +246,15 @@ fn special<'a>(
             Ok(name) => w.map(entry, "schedule.name", name),
             Err(message) => refuse(w, message),
         },
+        "warmup_steps" | "warmup_ratio" if says("lr_scheduler").as_deref() == Some("constant") => {
+            w.leave_out(
+                entry,
+                "`constant` does not warm up; `constant_with_warmup` does",
+            );
+        }
+        "warmup_steps" | "warmup_ratio" => {
+            w.map(entry, &format!("schedule.{}", entry.key), value.clone());
+        }
         "adam_beta1" | "adam_beta2" => betas(entry, get, w),
         "cosine_min_lr_ratio" => {
             let number = |key: &str| says(key).and_then(|word| word.parse::<f64>().ok());
@@ -395,6 +405,19 @@ fn finish<'a>(
             value: Value::Text(name.to_owned()),
         });
         w.map(adapter, "adapter.targets", Value::List(names.to_vec()));
+    }
+    if get("learning_rate").is_none() {
+        w.missing(
+            "learning_rate",
+            "a number, such as 0.0002; Axolotl has no default for it",
+        );
+    }
+    let warms_up = ["warmup_steps", "warmup_ratio"].map(|key| get(key).is_some());
+    if warms_up == [false, false] && says("lr_scheduler").as_deref() != Some("constant") {
+        w.default(
+            "schedule.warmup_ratio",
+            Value::Float(WARMUP, WARMUP.to_string()),
+        );
     }
     if get("datasets").is_none() {
         w.missing("datasets", "a list of mappings with `path` and `type`");

@@ -44,8 +44,7 @@ pub(super) fn run(
     let config = &loaded.config;
     let directory = opening::find(&base.base)
         .map_err(|error| Error::config(placed(loaded, "model.base", error).to_string()))?;
-    let (mut tuned, mut notes) =
-        opening::open(config, &directory).map_err(|error| placed(loaded, "model.base", error))?;
+    let (mut tuned, mut notes) = opening::open(loaded, &directory)?;
     let rows = rows::open(config, &tuned.text).map_err(|error| placed(loaded, "data", error))?;
     notes.extend(rows.notes);
     tuned.conversations = rows.conversations;

@@ -7,13 +7,14 @@ use entrenar_nn::{Init, Parameters, Projections};
 use entrenar_tune::lora::{self, LoraInit};
 use entrenar_tune::quant::{self, Code, QuantConfig};
 use entrenar_tune::{LoraConfig, Targets};
+use entrenar_zoo::TextModel;
 
 use super::model::Tuned;
 use crate::config::{
-    Adapter, AdapterInit, AdapterTargets, Config, Precision, Quantization, QuantizationType,
+    Adapter, AdapterInit, AdapterTargets, Config, Loaded, Precision, Quantization, QuantizationType,
 };
 use crate::data::sft::templates::jinja;
-use crate::trainer::from_config::model_directory;
+use crate::trainer::from_config::{model_directory, placed};
 use crate::trainer::quantized::{open_quantized, stored_quantization};
 use crate::trainer::trained::open_text_model;
 
@@ -46,7 +47,9 @@ pub(super) fn find(base: &str) -> Result<PathBuf> {
 /// # Errors
 ///
 /// Files that are missing or damaged, and adapters that do not fit.
-pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<String>)> {
+pub(super) fn open(loaded: &Loaded, directory: &Path) -> Result<(Tuned, Vec<String>)> {
+    let config = &loaded.config;
+    let base = |error: Error| placed(loaded, "model.base", error);
     let whole = config.adapter.is_none();
     let dtype = match config.precision {
         Precision::Bf16 if !whole => DType::BF16,
@@ -54,7 +57,7 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
         Precision::Bf16 | Precision::F32 => DType::F32,
     };
     let mut notes = Vec::new();
-    let stored = check_trainable(config, directory)?;
+    let stored = check_trainable(config, directory).map_err(base)?;
     let wanted = config.quantization.as_ref().map(code);
     let mut text = match (stored, &wanted) {
         (Some(stored), wanted) => {
@@ -64,23 +67,27 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
                 notes
                     .push("the base is in 4 bits already: `quantization` has no effect".to_owned());
             }
-            open_quantized(directory, Some(dtype), None, &[])?
+            open_quantized(directory, Some(dtype), None, &[])
         }
-        (None, None) => open_text_model(directory, Some(dtype))?,
+        (None, None) => open_text_model(directory, Some(dtype)),
         (None, Some(wanted)) => {
             // Straight from the mapped file: no weight of a published model is ever held whole.
             let saved = config
                 .adapter
                 .as_ref()
                 .map_or(&[][..], |a| &a.modules_to_save);
-            open_quantized(directory, Some(dtype), Some(wanted), saved)?
+            open_quantized(directory, Some(dtype), Some(wanted), saved)
         }
-    };
+    }
+    .map_err(base)?;
+    notes.extend(warnings(&text));
     if stored.is_some() || wanted.is_some() {
         notes.push(quant::report(&mut text.model)?.to_string());
     }
     if let Some(template) = &config.data.chat_template {
-        let template = jinja(template)?.to_owned();
+        let template = jinja(template)
+            .map_err(|error| placed(loaded, "data.chat_template", error))?
+            .to_owned();
         text.tokenizer = text.tokenizer.with_chat_template(template);
     }
     let mut adapter = config.adapter.as_ref().map(|a| settings(a, config));
@@ -93,9 +100,7 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
         adapter.targets = adapter.targets.expanded(&linear);
     }
     if let Some(adapter) = &adapter {
-        let report = lora::attach(&mut text.model, adapter, &mut Init::new(config.seed))?;
-        notes.push(report.to_string());
-        notes.extend(report.warnings);
+        notes.extend(attach(loaded, &mut text, adapter)?.1);
     } else {
         let count = text.model.parameter_count();
         notes.push(format!("trainable parameters: {count} of {count}"));
@@ -112,6 +117,30 @@ pub(super) fn open(config: &Config, directory: &Path) -> Result<(Tuned, Vec<Stri
         conversations: false,
     };
     Ok((tuned, notes))
+}
+
+/// Puts adapters on a base; how many parameters are trained, and what to tell about it.
+///
+/// # Errors
+///
+/// Adapters that do not fit.
+pub(super) fn attach(
+    loaded: &Loaded,
+    text: &mut TextModel,
+    adapter: &LoraConfig,
+) -> Result<(usize, Vec<String>)> {
+    let init = &mut Init::new(loaded.config.seed);
+    let report = lora::attach(&mut text.model, adapter, init)
+        .map_err(|error| placed(loaded, "adapter", error))?;
+    let told = std::iter::once(report.to_string());
+    Ok((report.trainable, told.chain(report.warnings).collect()))
+}
+
+/// What is odd about the base's directory.
+pub(super) fn warnings(text: &TextModel) -> impl Iterator<Item = String> {
+    text.warnings()
+        .iter()
+        .map(|text| format!("warning: {text}"))
 }
 
 /// How the base is stored, if in 4 bits.

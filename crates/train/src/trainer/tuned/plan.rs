@@ -9,15 +9,15 @@ use std::time::Instant;
 
 use entrenar_base::{DType, Error, Result};
 use entrenar_core::{Tensor, no_grad};
-use entrenar_nn::{Init, Parameters, Projections};
-use entrenar_tune::{lora, quant};
+use entrenar_nn::{Parameters, Projections};
+use entrenar_tune::quant;
 
 use super::{opening, placed, rows};
 use crate::config::{Config, Loaded, Model, Optimizer, Precision, Task};
 use crate::data::{Loader, LoaderConfig};
 use crate::run::ProgressStyle;
 use crate::trainer::recipe;
-use crate::trainer::settings::total_steps;
+use crate::trainer::settings::{batches_per_step, total_steps};
 use crate::trainer::trained::open_text_model;
 
 /// Bytes and seconds of a run.
@@ -93,7 +93,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     let mut text = open_text_model(&directory, None).map_err(here("model.base"))?;
     opening::check_trainable(config, &directory).map_err(here("model.base"))?;
     let rows = rows::open(config, &text).map_err(here("data"))?;
-    let mut notes = rows.notes;
+    let mut notes: Vec<String> = opening::warnings(&text).chain(rows.notes).collect();
 
     let (mut linear, mut widths) = (0u64, 0u64);
     text.model.visit_projections(&mut |_, projection| {
@@ -108,10 +108,9 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     let trained_count = match &config.adapter {
         Some(adapter) => {
             let settings = opening::settings(adapter, config);
-            let report = lora::attach(&mut text.model, &settings, &mut Init::new(config.seed))?;
-            notes.push(report.to_string());
-            notes.extend(report.warnings);
-            report.trainable as u64
+            let (trainable, told) = opening::attach(loaded, &mut text, &settings)?;
+            notes.extend(told);
+            trainable as u64
         }
         None => total,
     };
@@ -141,6 +140,8 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     )?;
     let settings = recipe::settings(config, false, ProgressStyle::Quiet);
     let batches = loader.batches_per_epoch();
+    let steps = total_steps(&settings, batches);
+    notes.extend(recipe::schedule_warning(config, steps));
     let (tokens, widest) = size_of_batches(&loader, config)?;
     let layers = text.model.as_causal().layers().max(1) as u64;
     let kept = if config.train.gradient_checkpointing == Some(true) {
@@ -150,7 +151,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
     } else {
         widths
     };
-    let tokens_per_step = tokens * config.train.gradient_accumulation_steps as f64;
+    let tokens_per_step = tokens * batches_per_step(&settings, batches);
     let head = text.model.as_causal().head().numel() as u64;
     // Forward, backward to the inputs, and to the weights where these are trained.
     let per_token = 4.0 * (linear + head) as f64
@@ -168,7 +169,7 @@ pub fn plan(loaded: &Loaded) -> Result<Option<Plan>> {
         frozen,
         trained: trained_count * (8 + moments),
         activations: widest * kept * number,
-        steps: total_steps(&settings, batches),
+        steps,
         tokens_per_step,
         seconds_per_step: tokens_per_step * (per_token + replay) / speed(config)?,
         notes,
