@@ -1,5 +1,9 @@
 //! [`Array`]: shape, dtype, layout and shared storage. Immutable from outside.
 //!
+//! An array is one pointer to all of that, so that results pass from call to call in a register.
+//! The header of a fresh array owns its storage; a view's header has a layout of its own and holds
+//! the array whose storage it looks at.
+//!
 //! Writes go through [`Array::make_mut`], which works in place only when nobody else can see the
 //! storage and copies (and counts the copy) otherwise. There are no version counters to check
 //! because a value that was handed out never changes.
@@ -24,10 +28,21 @@ use crate::{
 /// # Ok::<(), entrenar_base::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Array {
-    storage: Arc<Storage>,
+pub struct Array(Arc<Header>);
+
+struct Header {
+    bytes: Bytes,
     layout: Layout,
     dtype: DType,
+}
+
+/// Where the numbers of an array lie.
+enum Bytes {
+    /// In its own storage.
+    Own(Storage),
+    /// In the storage of this array, which is of the other kind: a view of a view looks at the
+    /// same owner.
+    Of(Array),
 }
 
 impl Array {
@@ -163,8 +178,27 @@ impl Array {
         shape: impl Into<Shape>,
         fill: impl FnOnce(&mut [T]) -> Result<()>,
     ) -> Result<Array> {
-        let shape = shape.into();
-        let n = shape.checked_numel()?;
+        Self::try_fill(Layout::try_contiguous(shape.into())?, fill)
+    }
+
+    /// [`Array::try_build`] in the shape of `model`, which need not be looked at again.
+    ///
+    /// # Errors
+    /// When there is no memory for it, or whatever `fill` returns.
+    #[track_caller]
+    pub fn try_build_like<T: Element>(
+        model: &Array,
+        fill: impl FnOnce(&mut [T]) -> Result<()>,
+    ) -> Result<Array> {
+        Self::try_fill(model.0.layout.straightened(), fill)
+    }
+
+    #[track_caller]
+    fn try_fill<T: Element>(
+        layout: Layout,
+        fill: impl FnOnce(&mut [T]) -> Result<()>,
+    ) -> Result<Array> {
+        let n = layout.numel();
         let mut storage = Storage::allocate(n * size_of::<T>())?;
         let ptr = storage.as_mut_ptr();
         if T::DTYPE == DType::Bool {
@@ -174,8 +208,11 @@ impl Array {
         // SAFETY: `n * size_of::<T>()` bytes, aligned to 64, exclusively owned and initialised
         // (the allocator's contract); every bit pattern is a valid T, or was zeroed for bool.
         fill(unsafe { std::slice::from_raw_parts_mut(ptr.cast::<T>(), n) })?;
-        // SAFETY: a slice of `bool` was filled where the dtype is bool.
-        Ok(unsafe { Self::from_storage(storage, T::DTYPE, shape) })
+        Ok(Array(Arc::new(Header {
+            bytes: Bytes::Own(storage),
+            layout,
+            dtype: T::DTYPE,
+        })))
     }
 
     /// A contiguous array over the whole of a storage.
@@ -192,82 +229,100 @@ impl Array {
                 && (storage.as_ptr() as usize).is_multiple_of(dtype.size()),
             "{layout:?} of {dtype} needs another storage than {storage:?}"
         );
-        Array {
-            storage: Arc::new(storage),
+        Array(Arc::new(Header {
+            bytes: Bytes::Own(storage),
             layout,
             dtype,
-        }
+        }))
     }
 
     /// The shape.
+    #[inline]
     pub fn shape(&self) -> &Shape {
-        self.layout.shape()
+        self.0.layout.shape()
     }
 
     /// The sizes of the dimensions.
+    #[inline]
     pub fn dims(&self) -> &[usize] {
-        self.layout.shape()
+        self.0.layout.shape()
     }
 
     /// Number of dimensions.
+    #[inline]
     pub fn rank(&self) -> usize {
-        self.layout.shape().rank()
+        self.0.layout.shape().rank()
     }
 
     /// Number of elements.
+    #[inline]
     pub fn numel(&self) -> usize {
-        self.layout.shape().numel()
+        self.0.layout.numel()
     }
 
     /// The element type.
+    #[inline]
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.0.dtype
     }
 
     /// The layout.
+    #[inline]
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        &self.0.layout
     }
 
-    /// The storage, shared with every view of it.
-    pub fn storage(&self) -> &Arc<Storage> {
-        &self.storage
+    /// The storage, shared with every view of it: two arrays look at the same numbers when
+    /// [`std::ptr::eq`] says so of their storages.
+    #[inline]
+    pub fn storage(&self) -> &Storage {
+        let mut header = &self.0;
+        loop {
+            match &header.bytes {
+                Bytes::Own(storage) => return storage,
+                Bytes::Of(owner) => header = &owner.0,
+            }
+        }
     }
 
     /// Where it lives.
     pub fn device(&self) -> Device {
-        self.storage.device()
+        self.storage().device()
     }
 
     /// True when elements lie row-major without gaps.
+    #[inline]
     pub fn is_contiguous(&self) -> bool {
-        self.layout.is_contiguous()
+        self.0.layout.is_contiguous()
     }
 
     /// Files the storage's bytes under `tag` in the memory profile.
+    #[inline]
     pub fn retag(&self, tag: Tag) {
-        self.storage.retag(tag);
+        self.storage().retag(tag);
     }
 
+    #[inline]
     fn data<T: Element>(&self) -> &[T] {
-        debug_assert_eq!(T::DTYPE, self.dtype);
-        let len = self.storage.bytes() / size_of::<T>();
+        debug_assert_eq!(T::DTYPE, self.0.dtype);
+        let len = self.storage().bytes() / size_of::<T>();
         // SAFETY: storages are aligned for their dtype (`from_storage` checks, `bitcast` keeps the
         // size), initialised, and written only through unique ownership, which `&self` excludes.
         // Bool storages hold 0 or 1: every constructor checks or converts.
-        unsafe { std::slice::from_raw_parts(self.storage.as_ptr().cast::<T>(), len) }
+        unsafe { std::slice::from_raw_parts(self.storage().as_ptr().cast::<T>(), len) }
     }
 
     /// The typed view that kernels read.
     ///
     /// # Errors
     /// When `T` is not this array's dtype.
+    #[inline]
     #[track_caller]
     pub fn view<T: Element>(&self) -> Result<View<'_, T>> {
-        if T::DTYPE != self.dtype {
-            return Err(Error::dtype("view", self.dtype, T::DTYPE));
+        if T::DTYPE != self.0.dtype {
+            return Err(Error::dtype("view", self.0.dtype, T::DTYPE));
         }
-        Ok(View::new(self.data::<T>(), &self.layout))
+        Ok(View::new(self.data::<T>(), &self.0.layout))
     }
 
     /// The elements as one slice.
@@ -280,7 +335,7 @@ impl Array {
             Error::argument(
                 "as_slice",
                 "a contiguous array",
-                format!("{:?}", self.layout),
+                format!("{:?}", self.0.layout),
             )
         })
     }
@@ -290,13 +345,13 @@ impl Array {
         if !self.is_contiguous() {
             return None;
         }
-        let n = self.numel() * self.dtype.size();
+        let n = self.numel() * self.0.dtype.size();
         if n == 0 {
             return Some(&[]);
         }
-        let start = self.layout.offset() * self.dtype.size();
+        let start = self.0.layout.offset() * self.0.dtype.size();
         // SAFETY: the whole storage is initialised bytes; the range was checked at construction.
-        Some(unsafe { std::slice::from_raw_parts(self.storage.as_ptr().add(start), n) })
+        Some(unsafe { std::slice::from_raw_parts(self.storage().as_ptr().add(start), n) })
     }
 
     /// The elements, writable, row-major. In place when this is the only owner of a contiguous
@@ -306,19 +361,17 @@ impl Array {
     /// When `T` is not this array's dtype, or there is no memory for a copy.
     #[track_caller]
     pub fn make_mut<T: Element>(&mut self) -> Result<&mut [T]> {
-        if T::DTYPE != self.dtype {
-            return Err(Error::dtype("make_mut", self.dtype, T::DTYPE));
+        if T::DTYPE != self.0.dtype {
+            return Err(Error::dtype("make_mut", self.0.dtype, T::DTYPE));
         }
-        let exclusive = self.is_contiguous()
-            && self.storage.is_writable()
-            && Arc::get_mut(&mut self.storage).is_some();
-        if !exclusive {
+        if !self.is_exclusive() {
             memory::count_copy_on_write();
             *self = self.copied()?;
         }
-        let (offset, n) = (self.layout.offset(), self.numel());
-        let storage =
-            Arc::get_mut(&mut self.storage).expect("uniquely owned: checked or copied above");
+        let (offset, n) = (self.0.layout.offset(), self.numel());
+        let storage = self
+            .storage_mut()
+            .expect("uniquely owned: checked or copied above");
         if n == 0 {
             return Ok(&mut []);
         }
@@ -328,9 +381,23 @@ impl Array {
         })
     }
 
+    /// The storage when nobody else can see it: neither a clone of this array nor, where it is a
+    /// view, anybody who holds the owner.
+    fn storage_mut(&mut self) -> Option<&mut Storage> {
+        match &mut Arc::get_mut(&mut self.0)?.bytes {
+            Bytes::Own(storage) => Some(storage),
+            Bytes::Of(owner) => owner.storage_mut(),
+        }
+    }
+
     /// True when [`Array::make_mut`] would work in place.
     pub fn is_exclusive(&self) -> bool {
-        self.is_contiguous() && self.storage.is_writable() && Arc::strong_count(&self.storage) == 1
+        let alone = |a: &Array| Arc::strong_count(&a.0) == 1;
+        let unseen = match &self.0.bytes {
+            Bytes::Own(_) => alone(self),
+            Bytes::Of(owner) => alone(self) && alone(owner),
+        };
+        unseen && self.is_contiguous() && self.storage().is_writable()
     }
 
     /// A contiguous array with its own storage.
@@ -347,8 +414,8 @@ impl Array {
 
     #[track_caller]
     fn copied(&self) -> Result<Array> {
-        dispatch!(self.dtype, T => {
-            let view = View::new(self.data::<T>(), &self.layout);
+        dispatch!(self.0.dtype, T => {
+            let view = View::new(self.data::<T>(), &self.0.layout);
             Self::try_build(self.shape(), |out: &mut [T]| {
                 match view.as_slice() {
                     Some(s) => out.copy_from_slice(s),
@@ -370,8 +437,8 @@ impl Array {
 
     /// All elements as f64, whatever the dtype.
     pub fn to_f64_vec(&self) -> Vec<f64> {
-        dispatch!(self.dtype, T => {
-            View::new(self.data::<T>(), &self.layout).iter().map(T::to_f64).collect()
+        dispatch!(self.0.dtype, T => {
+            View::new(self.data::<T>(), &self.0.layout).iter().map(T::to_f64).collect()
         })
     }
 
@@ -384,21 +451,30 @@ impl Array {
         if self.numel() != 1 {
             return Err(Error::shape("item", "exactly one element", self.shape()));
         }
-        Ok(self.view::<T>()?.data()[self.layout.offset()])
+        Ok(self.view::<T>()?.data()[self.0.layout.offset()])
+    }
+
+    /// The same storage seen otherwise.
+    fn seen_as(&self, layout: Layout, dtype: DType) -> Array {
+        let owner = match &self.0.bytes {
+            Bytes::Own(_) => self,
+            Bytes::Of(owner) => owner,
+        };
+        Array(Arc::new(Header {
+            bytes: Bytes::Of(owner.clone()),
+            layout,
+            dtype,
+        }))
     }
 
     fn with_layout(&self, layout: Layout) -> Array {
-        Array {
-            storage: self.storage.clone(),
-            layout,
-            dtype: self.dtype,
-        }
+        self.seen_as(layout, self.0.dtype)
     }
 
     /// View with dimensions reordered. Errors as [`Layout::permute`].
     #[track_caller]
     pub fn permute(&self, axes: &[usize]) -> Result<Array> {
-        Ok(self.with_layout(self.layout.permute(axes)?))
+        Ok(self.with_layout(self.0.layout.permute(axes)?))
     }
 
     /// View with two dimensions swapped (negative indices count from the end).
@@ -421,18 +497,18 @@ impl Array {
     /// View of every `step`-th index in `start..end`. Errors as [`Layout::slice`].
     #[track_caller]
     pub fn slice(&self, dim: usize, start: usize, end: usize, step: usize) -> Result<Array> {
-        Ok(self.with_layout(self.layout.slice(dim, start, end, step)?))
+        Ok(self.with_layout(self.0.layout.slice(dim, start, end, step)?))
     }
 
     /// View walked backwards along `dim`.
     pub fn flip(&self, dim: usize) -> Array {
-        self.with_layout(self.layout.flip(dim))
+        self.with_layout(self.0.layout.flip(dim))
     }
 
     /// View stretched with zero strides. Errors as [`Layout::broadcast_to`].
     #[track_caller]
     pub fn broadcast_to(&self, shape: &Shape) -> Result<Array> {
-        Ok(self.with_layout(self.layout.broadcast_to(shape)?))
+        Ok(self.with_layout(self.0.layout.broadcast_to(shape)?))
     }
 
     /// The same elements under another shape: a view where strides allow, else a copy.
@@ -449,7 +525,7 @@ impl Array {
                 &shape,
             ));
         }
-        Ok(match self.layout.reshape(&shape) {
+        Ok(match self.0.layout.reshape(&shape) {
             Some(layout) => self.with_layout(layout),
             None => {
                 let copy = self.copied()?;
@@ -461,7 +537,7 @@ impl Array {
     /// A view by explicit strides over the whole storage. Errors as [`Layout::strided`].
     #[track_caller]
     pub fn as_strided(&self, shape: Shape, strides: &[isize], offset: usize) -> Result<Array> {
-        let len = self.storage.bytes() / self.dtype.size();
+        let len = self.storage().bytes() / self.0.dtype.size();
         Ok(self.with_layout(Layout::strided(shape, strides, offset, len)?))
     }
 
@@ -471,15 +547,15 @@ impl Array {
     /// When sizes differ, or u8 values other than 0 and 1 would become bool.
     #[track_caller]
     pub fn bitcast(&self, dtype: DType) -> Result<Array> {
-        if dtype.size() != self.dtype.size() {
+        if dtype.size() != self.0.dtype.size() {
             return Err(Error::dtype(
                 "bitcast",
-                format!("a dtype of {} bytes", self.dtype.size()),
+                format!("a dtype of {} bytes", self.0.dtype.size()),
                 dtype,
             ));
         }
         if dtype == DType::Bool
-            && self.dtype == DType::U8
+            && self.0.dtype == DType::U8
             && self.data::<u8>().iter().any(|&b| b > 1)
         {
             return Err(Error::argument(
@@ -488,11 +564,7 @@ impl Array {
                 "a larger value",
             ));
         }
-        Ok(Array {
-            storage: self.storage.clone(),
-            layout: self.layout.clone(),
-            dtype,
-        })
+        Ok(self.seen_as(self.0.layout.clone(), dtype))
     }
 
     /// Converted to `dtype` element by element (the plain definition; `entrenar-cpu` has the fast
@@ -502,11 +574,11 @@ impl Array {
     /// When there is no memory for it.
     #[track_caller]
     pub fn cast(&self, dtype: DType) -> Array {
-        if dtype == self.dtype {
+        if dtype == self.0.dtype {
             return self.clone();
         }
-        dispatch!(self.dtype, S => {
-            let view = View::new(self.data::<S>(), &self.layout);
+        dispatch!(self.0.dtype, S => {
+            let view = View::new(self.data::<S>(), &self.0.layout);
             dispatch!(dtype, D => {
                 Self::build(self.shape(), |out: &mut [D]| {
                     let through_int = !S::DTYPE.is_float();
@@ -521,7 +593,7 @@ impl Array {
 
 /// The two 16-bit floats print as their f32 value.
 fn format_element(f: &mut fmt::Formatter<'_>, array: &Array, at: usize) -> fmt::Result {
-    match array.dtype {
+    match array.0.dtype {
         DType::Bool => write!(f, "{}", array.data::<bool>()[at]),
         DType::U8 => write!(f, "{}", array.data::<u8>()[at]),
         DType::I32 => write!(f, "{}", array.data::<i32>()[at]),
@@ -540,7 +612,7 @@ impl fmt::Display for Array {
             if dim == a.rank() {
                 return format_element(f, a, at as usize);
             }
-            let (n, stride) = (a.dims()[dim], a.layout.strides()[dim]);
+            let (n, stride) = (a.dims()[dim], a.0.layout.strides()[dim]);
             let shorten = a.numel() > 1000 && n > 6;
             write!(f, "[")?;
             let mut i = 0;
@@ -564,13 +636,13 @@ impl fmt::Display for Array {
             }
             write!(f, "]")
         }
-        level(f, self, 0, self.layout.offset() as isize)
+        level(f, self, 0, self.0.layout.offset() as isize)
     }
 }
 
 impl fmt::Debug for Array {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Array({} {}, {self})", self.dtype, self.shape())
+        write!(f, "Array({} {}, {self})", self.0.dtype, self.shape())
     }
 }
 

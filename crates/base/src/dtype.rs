@@ -81,6 +81,7 @@ impl DType {
     /// The dtype that holds values of both (PyTorch's lattice for tensors of equal rank).
     ///
     /// f16 with bf16 gives f32; an integer with a float gives the float.
+    #[inline]
     pub fn promote(self, other: DType) -> DType {
         use DType::*;
         match (self, other) {

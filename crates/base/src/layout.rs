@@ -4,29 +4,62 @@
 //! storage or say that none exists (`reshape`). Strides may be zero (broadcast) or negative (flip).
 
 use smallvec::SmallVec;
+use std::fmt;
 
 use crate::shape::copied;
 use crate::{Error, Result, Shape};
 
 /// Shape, strides and offset of a view into storage.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Layout {
     shape: Shape,
     strides: SmallVec<[isize; 6]>,
     offset: usize,
+    /// Follow from the fields above; every kernel asks.
+    numel: usize,
+    contiguous: bool,
 }
 
 impl Clone for Layout {
+    #[inline]
     fn clone(&self) -> Self {
         Layout {
             shape: self.shape.clone(),
             strides: copied(&self.strides),
-            offset: self.offset,
+            ..*self
         }
     }
 }
 
+impl fmt::Debug for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layout")
+            .field("shape", &self.shape)
+            .field("strides", &self.strides)
+            .field("offset", &self.offset)
+            .finish()
+    }
+}
+
+/// True when elements lie row-major without gaps.
+fn without_gaps(dims: &[usize], strides: &[isize]) -> bool {
+    let mut step = 1isize;
+    for (&dim, &stride) in dims.iter().zip(strides).rev() {
+        if dim == 0 {
+            return true;
+        }
+        if dim != 1 {
+            if stride != step {
+                return false;
+            }
+            step *= dim as isize;
+        }
+    }
+    true
+}
+
 /// Row-major strides of `dims`.
+#[inline]
 fn row_major(dims: &[usize]) -> SmallVec<[isize; 6]> {
     if dims.len() > 6 {
         let mut strides = SmallVec::from_elem(1isize, dims.len());
@@ -38,6 +71,7 @@ fn row_major(dims: &[usize]) -> SmallVec<[isize; 6]> {
     SmallVec::from_buf_and_len(strides, dims.len())
 }
 
+#[inline]
 fn fill_row_major(strides: &mut [isize], dims: &[usize]) {
     let mut step = 1isize;
     for (stride, &dim) in strides.iter_mut().zip(dims).rev() {
@@ -50,44 +84,80 @@ impl Layout {
     /// Row-major layout without gaps.
     pub fn contiguous(shape: impl Into<Shape>) -> Self {
         let shape = shape.into();
-        let strides = row_major(&shape);
         Layout {
+            strides: row_major(&shape),
+            offset: 0,
+            numel: shape.numel(),
+            contiguous: true,
+            shape,
+        }
+    }
+
+    /// [`Layout::contiguous`] of a shape that was not checked.
+    ///
+    /// # Errors
+    /// When the number of elements overflows.
+    #[track_caller]
+    pub(crate) fn try_contiguous(shape: Shape) -> Result<Self> {
+        let numel = shape.checked_numel()?;
+        Ok(Layout {
+            strides: row_major(&shape),
+            offset: 0,
+            numel,
+            contiguous: true,
+            shape,
+        })
+    }
+
+    /// The row-major layout without gaps of the same shape.
+    pub(crate) fn straightened(&self) -> Self {
+        Layout {
+            shape: self.shape.clone(),
+            strides: row_major(&self.shape),
+            offset: 0,
+            numel: self.numel,
+            contiguous: true,
+        }
+    }
+
+    fn new(shape: Shape, strides: SmallVec<[isize; 6]>, offset: usize) -> Self {
+        Layout {
+            numel: shape.numel(),
+            contiguous: without_gaps(&shape, &strides),
             shape,
             strides,
-            offset: 0,
+            offset,
         }
     }
 
     /// The shape.
+    #[inline]
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
 
+    /// Number of elements.
+    #[inline]
+    pub fn numel(&self) -> usize {
+        self.numel
+    }
+
     /// Elements to skip per step of each dimension.
+    #[inline]
     pub fn strides(&self) -> &[isize] {
         &self.strides
     }
 
     /// Position of the first element.
+    #[inline]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
     /// True when elements lie row-major without gaps (the offset may be anything).
+    #[inline]
     pub fn is_contiguous(&self) -> bool {
-        let mut step = 1isize;
-        for (&dim, &stride) in self.shape.iter().zip(&self.strides).rev() {
-            if dim == 0 {
-                return true;
-            }
-            if dim != 1 {
-                if stride != step {
-                    return false;
-                }
-                step *= dim as isize;
-            }
-        }
-        true
+        self.contiguous
     }
 
     /// Smallest and largest element position touched, or `None` when there is no element.
@@ -134,11 +204,11 @@ impl Layout {
                 format!("{axes:?}"),
             ));
         }
-        Ok(Layout {
-            shape: axes.iter().map(|&a| self.shape[a]).collect(),
-            strides: axes.iter().map(|&a| self.strides[a]).collect(),
-            offset: self.offset,
-        })
+        Ok(Layout::new(
+            axes.iter().map(|&a| self.shape[a]).collect(),
+            axes.iter().map(|&a| self.strides[a]).collect(),
+            self.offset,
+        ))
     }
 
     /// Every `step`-th index of `start..end` along `dim`.
@@ -161,27 +231,28 @@ impl Layout {
                 format!("{start}..{end} step {step}"),
             ));
         }
-        let mut out = self.clone();
-        out.shape.dims_mut()[dim] = (end - start).div_ceil(step);
+        let (mut shape, mut strides) = (self.shape.clone(), copied(&self.strides));
+        shape.dims_mut()[dim] = (end - start).div_ceil(step);
+        let mut offset = self.offset;
         if start < size {
-            out.offset = (out.offset as isize + start as isize * self.strides[dim]) as usize;
+            offset = (offset as isize + start as isize * strides[dim]) as usize;
         }
         // A step that is never taken may be too large to multiply with.
-        if out.shape[dim] > 1 {
-            out.strides[dim] *= step as isize;
+        if shape[dim] > 1 {
+            strides[dim] *= step as isize;
         }
-        Ok(out)
+        Ok(Layout::new(shape, strides, offset))
     }
 
     /// The dimension walked backwards.
     pub fn flip(&self, dim: usize) -> Layout {
-        let mut out = self.clone();
+        let (mut strides, mut offset) = (copied(&self.strides), self.offset);
         if self.shape[dim] > 0 {
-            let last = (self.shape[dim] as isize - 1) * self.strides[dim];
-            out.offset = (out.offset as isize + last) as usize;
+            let last = (self.shape[dim] as isize - 1) * strides[dim];
+            offset = (offset as isize + last) as usize;
         }
-        out.strides[dim] = -out.strides[dim];
-        out
+        strides[dim] = -strides[dim];
+        Layout::new(self.shape.clone(), strides, offset)
     }
 
     /// Stretched to `shape` with zero strides.
@@ -211,11 +282,7 @@ impl Layout {
                 return Err(fail());
             }
         }
-        Ok(Layout {
-            shape: shape.clone(),
-            strides,
-            offset: self.offset,
-        })
+        Ok(Layout::new(shape.clone(), strides, self.offset))
     }
 
     /// The same elements in the same order under another shape, if strides can express it.
@@ -263,11 +330,7 @@ impl Layout {
                 step *= shape[k] as isize;
             }
         }
-        Some(Layout {
-            shape: shape.clone(),
-            strides,
-            offset: self.offset,
-        })
+        Some(Layout::new(shape.clone(), strides, self.offset))
     }
 
     /// A view by explicit strides (diagonals, sliding windows).
@@ -285,11 +348,7 @@ impl Layout {
             ));
         }
         let count = shape.checked_numel_for("as_strided")?;
-        let mut out = Layout {
-            shape,
-            strides: SmallVec::from_slice(strides),
-            offset,
-        };
+        let out = Layout::new(shape, SmallVec::from_slice(strides), offset);
         if !out.fits(len) {
             let (low, high) = out.bounds().unwrap_or_default();
             return Err(Error::index(
@@ -303,15 +362,14 @@ impl Layout {
         }
         // Steps that are never taken may be anything: forget them, so that sums and products of
         // what remains cannot overflow.
-        for (stride, &dim) in out.strides.iter_mut().zip(&*out.shape) {
+        let mut strides = out.strides;
+        for (stride, &dim) in strides.iter_mut().zip(&*out.shape) {
             if dim <= 1 || count == 0 {
                 *stride = 0;
             }
         }
-        if count == 0 {
-            out.offset = 0;
-        }
-        Ok(out)
+        let offset = if count == 0 { 0 } else { offset };
+        Ok(Layout::new(out.shape, strides, offset))
     }
 
     /// Offsets of all elements in row-major order.
@@ -320,7 +378,7 @@ impl Layout {
             layout: self,
             index: SmallVec::from_elem(0, self.shape.rank()),
             at: self.offset as isize,
-            left: self.shape.numel(),
+            left: self.numel,
         }
     }
 }

@@ -88,43 +88,63 @@ thread_local! {
     static LAYER: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
 }
 
-/// Restores the previous label when dropped.
+/// Restores the previous tag when dropped.
 #[must_use = "the label holds until this guard is dropped"]
-pub struct Scope(Option<Previous>);
+pub struct TagScope(Tag);
 
-enum Previous {
-    Tag(Tag),
-    Op(&'static str),
-    Layer(Option<Arc<str>>),
+impl Drop for TagScope {
+    fn drop(&mut self) {
+        TAG.set(self.0);
+    }
 }
 
-impl Drop for Scope {
+/// Restores the previous operation name when dropped.
+#[must_use = "the label holds until this guard is dropped"]
+pub struct OpScope(&'static str);
+
+impl Drop for OpScope {
+    #[inline]
     fn drop(&mut self) {
-        match self.0.take() {
-            Some(Previous::Tag(t)) => TAG.set(t),
-            Some(Previous::Op(o)) => OP.set(o),
-            Some(Previous::Layer(l)) => LAYER.with(|c| *c.borrow_mut() = l),
-            None => {}
+        OP.set(self.0);
+    }
+}
+
+/// Restores the previous layer path when dropped.
+#[must_use = "the label holds until this guard is dropped"]
+pub struct LayerScope(Option<Option<Arc<str>>>);
+
+impl Drop for LayerScope {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(previous) = self.0.take() {
+            LAYER.with(|c| *c.borrow_mut() = previous);
         }
     }
 }
 
 /// Storages made on this thread while the guard lives carry `tag`.
-pub fn scope_tag(tag: Tag) -> Scope {
-    Scope(Some(Previous::Tag(TAG.replace(tag))))
+pub fn scope_tag(tag: Tag) -> TagScope {
+    TagScope(TAG.replace(tag))
 }
 
 /// Storages made on this thread while the guard lives carry the operation name `op`.
-pub fn scope_op(op: &'static str) -> Scope {
-    Scope(Some(Previous::Op(OP.replace(op))))
+#[inline]
+pub fn scope_op(op: &'static str) -> OpScope {
+    OpScope(OP.replace(op))
 }
 
 /// Storages made on this thread while the guard lives carry the layer path `layer`.
-pub fn scope_layer(layer: Option<Arc<str>>) -> Scope {
-    Scope(Some(Previous::Layer(LAYER.with(|c| c.replace(layer)))))
+#[inline]
+pub fn scope_layer(layer: Option<Arc<str>>) -> LayerScope {
+    LayerScope(LAYER.with(|c| {
+        // Outside of layers there is nothing to put and nothing to restore.
+        let changes = layer.is_some() || c.borrow().is_some();
+        changes.then(|| c.replace(layer))
+    }))
 }
 
 /// The layer path in force on this thread.
+#[inline]
 pub fn current_layer() -> Option<Arc<str>> {
     LAYER.with(|c| c.borrow().clone())
 }
@@ -259,13 +279,22 @@ fn ledger() -> MutexGuard<'static, Option<Ledger>> {
 }
 
 /// Called once per new storage; the id is 0 when nothing is recorded.
+#[inline]
 pub(crate) fn on_allocate(bytes: usize) -> u64 {
     ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
     let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    PEAK.fetch_max(live, Ordering::Relaxed);
+    // A look is cheaper than an exchange, and new peaks are rare.
+    if live > PEAK.load(Ordering::Relaxed) {
+        PEAK.fetch_max(live, Ordering::Relaxed);
+    }
     if !RECORDING.load(Ordering::Relaxed) {
         return 0;
     }
+    record(bytes)
+}
+
+#[cold]
+fn record(bytes: usize) -> u64 {
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
     if let Some(l) = ledger().as_mut() {
         let layer = current_layer().unwrap_or_else(|| Arc::from(""));
@@ -282,21 +311,32 @@ pub(crate) fn on_allocate(bytes: usize) -> u64 {
     id
 }
 
+#[inline]
 pub(crate) fn on_free(id: u64, bytes: usize) {
     LIVE.fetch_sub(bytes, Ordering::Relaxed);
-    if id != 0
-        && let Some(l) = ledger().as_mut()
-    {
+    if id != 0 {
+        forget(id);
+    }
+}
+
+#[cold]
+fn forget(id: u64) {
+    if let Some(l) = ledger().as_mut() {
         l.remove(id);
     }
 }
 
 /// Moves a recorded storage to another tag (a result becomes a saved value or a gradient). A
 /// parameter or a batch that a node also saves stays what it is: it is there anyway.
+#[inline]
 pub(crate) fn on_retag(id: u64, tag: Tag) {
-    if id == 0 {
-        return;
+    if id != 0 {
+        relabel(id, tag);
     }
+}
+
+#[cold]
+fn relabel(id: u64, tag: Tag) {
     if let Some(l) = ledger().as_mut()
         && let Some((label, bytes)) = l.entries.get_mut(&id)
         && label.tag != tag

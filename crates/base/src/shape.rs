@@ -13,10 +13,19 @@ use crate::{Error, Result};
 /// let s = Shape::from([2, 3]);
 /// assert_eq!((s.rank(), s.numel(), s.to_string().as_str()), (2, 6, "[2, 3]"));
 /// ```
-#[derive(PartialEq, Eq, Hash, Default)]
+#[derive(Eq, Hash, Default)]
 pub struct Shape(SmallVec<[usize; 6]>);
 
+/// By a loop: a call of `memcmp` costs more than a few numbers.
+impl PartialEq for Shape {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.rank() == other.rank() && self.iter().zip(other.iter()).all(|(a, b)| a == b)
+    }
+}
+
 impl Clone for Shape {
+    #[inline]
     fn clone(&self) -> Self {
         Shape(copied(&self.0))
     }
@@ -36,6 +45,7 @@ fn inline(from: &[usize]) -> SmallVec<[usize; 6]> {
 
 /// A copy of a few numbers. Inline ones are copied as one block of known size: every operation copies
 /// several shapes, and the vector's own loop over its elements costs more than a small kernel.
+#[inline]
 pub(crate) fn copied<T: Copy>(from: &SmallVec<[T; 6]>) -> SmallVec<[T; 6]> {
     if from.spilled() {
         return SmallVec::from_slice(from);
@@ -46,11 +56,13 @@ pub(crate) fn copied<T: Copy>(from: &SmallVec<[T; 6]>) -> SmallVec<[T; 6]> {
 
 impl Shape {
     /// The shape of a scalar.
+    #[inline]
     pub fn scalar() -> Self {
         Shape(SmallVec::new())
     }
 
     /// The sizes as a slice.
+    #[inline]
     pub fn dims(&self) -> &[usize] {
         &self.0
     }
@@ -61,6 +73,7 @@ impl Shape {
     }
 
     /// Number of dimensions.
+    #[inline]
     pub fn rank(&self) -> usize {
         self.0.len()
     }
@@ -68,6 +81,7 @@ impl Shape {
     /// Number of elements; 1 for a scalar.
     ///
     /// Shapes that reach an [`crate::Array`] were checked by [`Shape::checked_numel`].
+    #[inline]
     pub fn numel(&self) -> usize {
         self.0.iter().product()
     }
@@ -88,12 +102,17 @@ impl Shape {
     #[track_caller]
     pub fn checked_numel_for(&self, op: &str) -> Result<usize> {
         // Zero sizes must not hide an overflow of the others: [2^63, 2^63, 0] is refused too.
-        self.0
-            .iter()
-            .try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))
-            .filter(|n| n.checked_mul(8).is_some_and(|b| b <= isize::MAX as usize))
-            .map(|_| self.numel())
-            .ok_or_else(|| Error::shape(op, "a size that fits in memory", self))
+        let (mut count, mut fits, mut empty) = (1usize, true, false);
+        for &dim in self.0.iter() {
+            let (product, overflows) = count.overflowing_mul(dim.max(1));
+            fits &= !overflows;
+            empty |= dim == 0;
+            count = product;
+        }
+        if !fits || count > isize::MAX as usize / 8 {
+            return Err(Error::shape(op, "a size that fits in memory", self));
+        }
+        Ok(if empty { 0 } else { count })
     }
 
     /// Appends a dimension.
@@ -166,6 +185,7 @@ impl Shape {
 
 impl Deref for Shape {
     type Target = [usize];
+    #[inline]
     fn deref(&self) -> &[usize] {
         &self.0
     }

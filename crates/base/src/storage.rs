@@ -57,10 +57,12 @@ static INSTALLED: OnceLock<&'static dyn Allocator> = OnceLock::new();
 
 /// Makes `allocator` the source of all storages created from now on. Only the first call counts;
 /// returns whether this one did.
+#[inline]
 pub fn install_allocator(allocator: &'static dyn Allocator) -> bool {
-    INSTALLED.set(allocator).is_ok()
+    INSTALLED.get().is_none() && INSTALLED.set(allocator).is_ok()
 }
 
+#[inline]
 fn allocator() -> &'static dyn Allocator {
     *INSTALLED
         .get()
@@ -137,6 +139,7 @@ impl Storage {
     }
 
     /// Size in bytes.
+    #[inline]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -147,19 +150,23 @@ impl Storage {
     }
 
     /// True when the memory may be written through unique ownership.
+    #[inline]
     pub fn is_writable(&self) -> bool {
         !matches!(self.owner, Owner::Foreign(_))
     }
 
     /// Files these bytes under `tag` from now on.
+    #[inline]
     pub fn retag(&self, tag: Tag) {
         memory::on_retag(self.ledger_id, tag);
     }
 
+    #[inline]
     pub(crate) fn as_ptr(&self) -> *const u8 {
         self.ptr.as_ptr()
     }
 
+    #[inline]
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.ptr.as_ptr()
     }

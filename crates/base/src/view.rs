@@ -14,6 +14,7 @@ pub struct View<'a, T> {
 }
 
 impl<'a, T: Element> View<'a, T> {
+    #[inline]
     pub(crate) fn new(data: &'a [T], layout: &'a Layout) -> Self {
         debug_assert!(
             layout
@@ -24,36 +25,43 @@ impl<'a, T: Element> View<'a, T> {
     }
 
     /// All elements of the underlying storage, from its start (not from the offset).
+    #[inline]
     pub fn data(&self) -> &'a [T] {
         self.data
     }
 
     /// The layout: shape, strides, offset.
+    #[inline]
     pub fn layout(&self) -> &'a Layout {
         self.layout
     }
 
     /// Sizes of the dimensions.
+    #[inline]
     pub fn dims(&self) -> &'a [usize] {
         self.layout.shape()
     }
 
     /// Strides in elements.
+    #[inline]
     pub fn strides(&self) -> &'a [isize] {
         self.layout.strides()
     }
 
     /// Position of the first element in [`View::data`].
+    #[inline]
     pub fn offset(&self) -> usize {
         self.layout.offset()
     }
 
     /// Number of elements.
+    #[inline]
     pub fn numel(&self) -> usize {
-        self.layout.shape().numel()
+        self.layout.numel()
     }
 
     /// The elements as one slice when they lie row-major without gaps.
+    #[inline]
     pub fn as_slice(&self) -> Option<&'a [T]> {
         if !self.layout.is_contiguous() {
             return None;

@@ -61,7 +61,7 @@ fn create_graph_leaves_no_cycles() -> Result<()> {
         Ok(())
     };
     step()?;
-    let weak = {
+    let held = {
         let x = leaf(&[1.0; 1000]);
         let y = x.exp()?;
         let g = grad(
@@ -72,12 +72,12 @@ fn create_graph_leaves_no_cycles() -> Result<()> {
                 ..Default::default()
             },
         )?;
-        let storage = Arc::downgrade(g[0].as_ref().unwrap().array().storage());
-        assert!(storage.upgrade().is_some());
-        storage
+        let held = g[0].as_ref().unwrap().array().clone();
+        assert!(!held.is_exclusive());
+        held
     };
     assert!(
-        weak.upgrade().is_none(),
+        held.is_exclusive(),
         "the gradient outlived every handle on it"
     );
     // A cycle would keep a step's 3 arrays of 512 bytes and more: 1,000 of them 1.5 MB. Other tests
@@ -371,9 +371,10 @@ fn memory_of_a_training_loop_is_flat() -> Result<()> {
 fn an_unused_graph_is_freed() -> Result<()> {
     let x = Tensor::ones([1 << 16], DType::F64).requires_grad()?;
     let y = x.exp()?.mul(&x)?.sin()?;
-    let saved = Arc::downgrade(y.array().storage());
+    let held = y.array().clone();
+    assert!(!held.is_exclusive());
     drop(y);
-    assert!(saved.upgrade().is_none());
+    assert!(held.is_exclusive());
     Ok(())
 }
 

@@ -191,7 +191,7 @@ fn views_of_one_projection_need_no_copies() {
             .unwrap()
             .reshape([b, t, h, d])
             .unwrap();
-        assert!(std::sync::Arc::ptr_eq(p.storage(), qkv.storage()));
+        assert!(std::ptr::eq(p.storage(), qkv.storage()));
         p.permute(&[0, 2, 1, 3]).unwrap()
     };
     let (q, k, v) = (part(0), part(1), part(2));

@@ -59,14 +59,14 @@ fn a_write_between_forward_and_backward_does_not_reach_the_graph() -> Result<()>
 fn an_unshared_value_is_written_in_place() -> Result<()> {
     let p = parameter(&[1.0, 2.0, 3.0])?;
     p.tensor().square()?.sum()?.backward()?;
-    let before = p.array().storage().as_ref() as *const _;
+    let before = std::ptr::from_ref(p.array().storage());
     p.with_value_mut::<f64, _>(|v| v[0] = 9.0)?;
     Sgd::new(&p, 0.1)?.step()?;
-    assert_eq!(p.array().storage().as_ref() as *const _, before);
+    assert_eq!(std::ptr::from_ref(p.array().storage()), before);
     // And a shared one is not.
     let snapshot = p.value();
     p.with_value_mut::<f64, _>(|v| v[0] = 7.0)?;
-    assert_ne!(p.array().storage().as_ref() as *const _, before);
+    assert_ne!(std::ptr::from_ref(p.array().storage()), before);
     assert_ne!(snapshot.to_vec::<f64>()?[0], 7.0);
     Ok(())
 }
