@@ -9,6 +9,7 @@
 //! neighbours, one group is reduced after the other, innermost first, without rounding between.
 
 use entrenar_base::{Array, DType, Element, Error, Result, Shape, dispatch};
+use smallvec::SmallVec;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -84,7 +85,35 @@ impl Reduce {
 /// ```
 #[track_caller]
 pub fn reduce(kind: Reduce, x: &Array, dims: &[usize]) -> Result<Array> {
-    let plan = Plan::of(kind.name(), x, dims)?;
+    carry_out(kind, x, &Plan::of(kind.name(), x, dims)?)
+}
+
+/// Reduces all of `x` to one element, of rank 0. Errors as [`reduce`].
+///
+/// ```
+/// use entrenar_base::Array;
+/// use entrenar_cpu::reduce::{Reduce, reduce_all};
+/// let x = Array::from_vec(vec![1.0f32, 2.0, 3.0, 4.0], [2, 2])?;
+/// assert_eq!(reduce_all(Reduce::Sum, &x)?.item::<f32>()?, 10.0);
+/// # Ok::<(), entrenar_base::Error>(())
+/// ```
+#[track_caller]
+pub fn reduce_all(kind: Reduce, x: &Array) -> Result<Array> {
+    let whole = Group {
+        a: 1,
+        r: x.numel(),
+        b: 1,
+    };
+    let plan = Plan {
+        groups: SmallVec::from_buf([whole]),
+        count: x.numel(),
+        shape: Shape::scalar(),
+    };
+    carry_out(kind, x, &plan)
+}
+
+#[track_caller]
+fn carry_out(kind: Reduce, x: &Array, plan: &Plan) -> Result<Array> {
     let dtype = x.dtype();
     if matches!(kind, Reduce::Max | Reduce::Min) && plan.count == 0 {
         return Err(Error::shape(
@@ -131,7 +160,7 @@ struct Group {
 
 struct Plan {
     /// Innermost first; sizes as they are when its turn comes.
-    groups: Vec<Group>,
+    groups: SmallVec<[Group; 1]>,
     /// Elements per output.
     count: usize,
     shape: Shape,
@@ -141,7 +170,7 @@ impl Plan {
     #[track_caller]
     fn of(op: &str, x: &Array, dims: &[usize]) -> Result<Plan> {
         let rank = x.rank();
-        let mut reduced = vec![false; rank];
+        let mut reduced: SmallVec<[bool; 8]> = SmallVec::from_elem(false, rank);
         for &d in dims {
             if d >= rank {
                 return Err(Error::index(op, format!("a dimension of {}", x.shape()), d));
@@ -155,7 +184,7 @@ impl Plan {
             }
         }
         let mut sizes = x.shape().clone();
-        let mut groups = Vec::new();
+        let mut groups = SmallVec::new();
         let mut end = rank;
         while end > 0 {
             if !reduced[end - 1] {
@@ -194,18 +223,28 @@ impl Plan {
         let straight = crate::copy::straighten(x)?;
         let mut source = Input::<K::T>::of(&straight)?;
         for (i, &group) in self.groups.iter().enumerate() {
-            let next = fold_group::<K>(&source, group);
-            if i + 1 == self.groups.len() {
-                let mut result = next;
-                if let Some(n) = divisor {
+            let last = i + 1 == self.groups.len();
+            let finish = |result: &mut [K::T]| {
+                fold_group::<K>(&source, group, result);
+                if let Some(n) = divisor.filter(|_| last) {
                     result.iter_mut().for_each(|v| *v = v.over(n));
                 }
+            };
+            if last && out == K::T::DTYPE {
+                return Array::try_build(&self.shape, |out: &mut [K::T]| {
+                    finish(out);
+                    Ok(())
+                });
+            }
+            let mut result = Scratch::<K::T>::new(group.a * group.b);
+            finish(&mut result);
+            if last {
                 return dispatch!(out, D => Array::try_build(&self.shape, |out: &mut [D]| {
                     cast::convert(&result, out);
                     Ok(())
                 }));
             }
-            source = Input::Owned(next);
+            source = Input::Owned(result);
         }
         unreachable!("a plan has at least one group")
     }
@@ -439,17 +478,16 @@ multiversion! {
 }
 
 /// `[a, r, b]` → `[a, b]`.
-fn fold_group<K: Fold>(x: &Input<'_, K::T>, Group { a, r, b }: Group) -> Scratch<K::T> {
-    let mut out = Scratch::<K::T>::new(a * b);
+fn fold_group<K: Fold>(x: &Input<'_, K::T>, Group { a, r, b }: Group, out: &mut [K::T]) {
     if out.is_empty() {
-        return out;
+        return;
     }
     if r == 0 {
         out.fill(K::IDENTITY);
     } else if b == 1 && r <= CHUNK {
         // Whole rows; several at a time, so that conversion has enough to do.
         let group = (CHUNK / r).max(1);
-        team::split_mut(&mut out, a, COST * r as f64 + 1.0, |range, out| {
+        team::split_mut(out, a, COST * r as f64 + 1.0, |range, out| {
             let mut buffer = None;
             let mut start = range.start;
             for out in out.chunks_mut(group) {
@@ -480,9 +518,8 @@ fn fold_group<K: Fold>(x: &Input<'_, K::T>, Group { a, r, b }: Group) -> Scratch
             *out = fold_pairs::<K>(partial);
         }
     } else {
-        fold_columns::<K>(x, Group { a, r, b }, &mut out);
+        fold_columns::<K>(x, Group { a, r, b }, out);
     }
-    out
 }
 
 /// The case `b > 1`: rows are added to rows.

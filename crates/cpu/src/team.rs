@@ -332,6 +332,7 @@ pub fn is_inside() -> bool {
 }
 
 /// How many parts to cut `items` into, given an estimate in nanoseconds per item; 1 means inline.
+#[inline]
 fn parts_for(items: usize, cost_ns_per_item: f64) -> usize {
     let total = items as f64 * cost_ns_per_item;
     if items <= 1 || total < INLINE_NS || INSIDE.get() {
@@ -390,13 +391,23 @@ pub fn split_mut<T: Send>(
     if items == 0 {
         return;
     }
-    assert_eq!(out.len() % items, 0, "out must hold whole items");
-    let chunk = out.len() / items;
+    // Mostly there is one element per item, and a division is not for nothing.
+    let chunk = if out.len() == items {
+        1
+    } else {
+        assert_eq!(out.len() % items, 0, "out must hold whole items");
+        out.len() / items
+    };
+    let parts = parts_for(items, cost_ns_per_item);
+    if parts == 1 {
+        return body(0..items, out);
+    }
     let shared = Shared::new(out);
-    split(items, cost_ns_per_item, |range| {
+    parallel(parts, &|part| {
+        let range = range_of(part, parts, items);
         // SAFETY: ranges of items are disjoint, hence so are these ranges of `out`.
-        let part = unsafe { shared.slice(range.start * chunk..range.end * chunk) };
-        body(range, part);
+        let out = unsafe { shared.slice(range.start * chunk..range.end * chunk) };
+        body(range, out);
     });
 }
 

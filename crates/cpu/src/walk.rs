@@ -70,11 +70,6 @@ impl Walk {
         self.strides[self.strides.len() - 1]
     }
 
-    /// True when all elements are one and the same.
-    pub(crate) fn is_splat(&self) -> bool {
-        self.strides.iter().all(|&s| s == 0) || self.dims[..] == [1]
-    }
-
     /// Covers the row-major elements of `range` with calls `run(position, stride, len)`.
     #[inline(always)]
     pub(crate) fn runs(&self, range: Range<usize>, mut run: impl FnMut(usize, isize, usize)) {
@@ -132,7 +127,7 @@ mod tests {
         let w = Walk::new(&t);
         assert_eq!((w.dims(), w.strides()), (&[4, 6][..], &[1, 4][..]));
         let scalar = Walk::new(&Layout::contiguous(()));
-        assert!(scalar.is_splat() && scalar.dims() == [1]);
+        assert_eq!((scalar.dims(), scalar.strides()), (&[1][..], &[1][..]));
     }
 
     proptest! {

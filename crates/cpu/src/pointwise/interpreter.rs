@@ -6,7 +6,7 @@
 //! converted). Each element's value is a function of its inputs alone, so threads, tiles and
 //! layouts never change a bit.
 
-use entrenar_base::{Array, DType, Element, Error, Result, Shape, dispatch};
+use entrenar_base::{Array, DType, Element, Error, Result, dispatch};
 use smallvec::SmallVec;
 use std::ops::Range;
 
@@ -135,13 +135,13 @@ impl<'a, T: Lane> Operands<'a, T> {
         if let Some(s) = view.as_slice() {
             return Some(Operands::Slice(s));
         }
+        let at = x.layout().offset();
+        if is_splat(x) {
+            return Some(Operands::Value(*view.data().get(at)?));
+        }
         let walk = Walk::new(x.layout());
-        let at = walk.offset() as usize;
         match (walk.dims(), walk.strides()) {
             ([_, n], [0, 1]) => Some(Operands::Row(view.data().get(at..at + n)?)),
-            (_, strides) if strides.iter().all(|&s| s == 0) => {
-                Some(Operands::Value(*view.data().get(at)?))
-            }
             _ => None,
         }
     }
@@ -176,13 +176,13 @@ const FILL: usize = 256;
 fn direct<T: Lane>(p: &Compiled, inputs: &[&Array]) -> Option<Result<Array>> {
     let [step] = p.steps[..] else { return None };
     let cost = p.cost + STREAM_COST * 2.0;
-    let shape = inputs.first()?.shape();
+    let model = inputs.first()?;
     match step.kernel {
         Kernel::Unary(op) => {
             let Operands::Slice(x) = Operands::of(step.operands[0], p, inputs)? else {
                 return None;
             };
-            Some(Array::try_build(shape, |out: &mut [T]| {
+            Some(Array::try_build_like(model, |out: &mut [T]| {
                 team::split_mut(out, x.len(), cost, |r, out| T::unary(op, &x[r], out));
                 Ok(())
             }))
@@ -194,7 +194,7 @@ fn direct<T: Lane>(p: &Compiled, inputs: &[&Array]) -> Option<Result<Array>> {
             if rows_differ || matches!((x, y), (Operands::Value(_), Operands::Value(_))) {
                 return None;
             }
-            Some(Array::try_build(shape, |out: &mut [T]| {
+            Some(Array::try_build_like(model, |out: &mut [T]| {
                 let n = out.len();
                 team::split_mut(out, n, cost, |r, out| direct_binary(op, &x, &y, r, out));
                 Ok(())
@@ -234,19 +234,22 @@ fn direct_binary<T: Lane>(
 }
 
 /// How an input reaches its operands.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "a handful on the stack; a box would cost more"
-)]
 enum Feed<'a, T> {
     /// Read in place.
     Slice(&'a [T]),
     /// One value everywhere, spread over a tile once.
     Splat(T),
     /// Gathered or converted for every tile.
-    Gather(&'a Array, Walk),
+    Gather(&'a Array, Box<Walk>),
     /// The same on a straightened copy.
-    Copied(Array, Walk),
+    Copied(Array, Box<Walk>),
+}
+
+/// Whether all elements are one and the same.
+#[inline]
+fn is_splat(a: &Array) -> bool {
+    let (dims, strides) = (a.dims(), a.layout().strides());
+    a.numel() > 0 && dims.iter().zip(strides).all(|(&n, &s)| n == 1 || s == 0)
 }
 
 fn feed<'a, T: Lane>(a: &'a Array) -> Result<Feed<'a, T>> {
@@ -255,30 +258,29 @@ fn feed<'a, T: Lane>(a: &'a Array) -> Result<Feed<'a, T>> {
     {
         return Ok(Feed::Slice(s));
     }
-    let walk = Walk::new(a.layout());
-    if walk.is_splat() && a.numel() > 0 {
-        let at = walk.offset() as usize;
+    if is_splat(a) {
+        let at = a.layout().offset();
         let value = dispatch!(a.dtype(), S => cast::convert_one(a.view::<S>()?.data()[at]));
         return Ok(Feed::Splat(value));
     }
+    let walk = Box::new(Walk::new(a.layout()));
     if !crate::copy::is_slow(&walk, a.numel()) {
         return Ok(Feed::Gather(a, walk));
     }
     let straight = crate::copy::contiguous(a)?;
-    let walk = Walk::new(straight.layout());
+    let walk = Box::new(Walk::new(straight.layout()));
     Ok(Feed::Copied(straight, walk))
 }
 
 /// The general case; `D` is the dtype of the result.
 fn tiled<T: Lane, D: Element>(p: &Compiled, inputs: &[&Array]) -> Result<Array> {
-    let shape = inputs
-        .first()
-        .map_or(Shape::scalar(), |a| a.shape().clone());
-    let feeds: SmallVec<[Feed<'_, T>; 4]> =
-        inputs.iter().map(|a| feed(a)).collect::<Result<_>>()?;
-    let n = shape.checked_numel()?;
+    let mut feeds: SmallVec<[Feed<'_, T>; 4]> = SmallVec::new();
+    for a in inputs {
+        feeds.push(feed(a)?);
+    }
+    let n = inputs.first().map_or(1, |a| a.numel());
     let cost = p.cost + STREAM_COST * (inputs.len() + 1) as f64;
-    Array::try_build(shape, |out: &mut [D]| {
+    let fill = |out: &mut [D]| {
         if n == 0 {
             return Ok(());
         }
@@ -291,7 +293,11 @@ fn tiled<T: Lane, D: Element>(p: &Compiled, inputs: &[&Array]) -> Result<Array> 
             Tiles::new(p, &feeds, n.min(TILE)).run(elements, out);
         });
         Ok(())
-    })
+    };
+    match inputs.first() {
+        Some(model) => Array::try_build_like(model, fill),
+        None => Array::try_build((), fill),
+    }
 }
 
 /// Scratch tiles of one thread, in this order: slots, constants, inputs, result.
@@ -345,8 +351,8 @@ impl<'a, T: Lane> Tiles<'a, T> {
     fn gather(&mut self, range: &Range<usize>) {
         for (i, feed) in self.feeds.iter().enumerate() {
             let gathered = match feed {
-                Feed::Gather(a, walk) => Some((*a, walk)),
-                Feed::Copied(a, walk) => Some((a, walk)),
+                Feed::Gather(a, walk) => Some((*a, &**walk)),
+                Feed::Copied(a, walk) => Some((a, &**walk)),
                 _ => None,
             };
             if let Some((a, walk)) = gathered {
