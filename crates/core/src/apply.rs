@@ -4,7 +4,7 @@
 //! with what that level is for: a graph node, a tangent, a checkpoint region. With no level left
 //! it runs the kernel.
 
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use std::cell::Cell;
 use std::panic::Location;
 use std::sync::{Arc, Mutex};
@@ -65,8 +65,7 @@ pub fn apply(op: &OpRef, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
 #[track_caller]
 pub fn apply1(op: &OpRef, inputs: &[&Tensor]) -> Result<Tensor> {
     let mut outputs = apply(op, inputs)?;
-    outputs.truncate(1);
-    Ok(outputs.pop().expect("every op has an output"))
+    Ok(outputs.swap_remove(0)) // every op has an output
 }
 
 pub(crate) fn run(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>> {
@@ -79,16 +78,35 @@ pub(crate) fn run(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Te
     let Some(top) = top else {
         return concrete(op, inputs, how);
     };
-    match &*top.0 {
+    match &top.0 {
         Inner::Concrete(_) => concrete(op, inputs, how),
-        Inner::Reverse { level, .. } => reverse(*level, op, inputs, how),
-        Inner::Dual { level, .. } => forward::push(*level, op, inputs, how),
-        Inner::Region { level, region, .. } => checkpoint::record(*level, region, op, inputs, how),
+        Inner::Reverse(r) => reverse(r.level, op, inputs, how),
+        Inner::Dual(d) => forward::push(d.level, op, inputs, how),
+        Inner::Region(r) => checkpoint::record(r.level, &r.region, op, inputs, how),
     }
 }
 
-pub(crate) fn peeled<'t>(level: Level, inputs: &[&'t Tensor]) -> SmallVec<[&'t Tensor; 4]> {
-    inputs.iter().map(|t| t.peel(level)).collect()
+/// Operands that have room on the stack; nearly every operation has at most so many.
+const ROOM: usize = 4;
+
+/// `f` of every input, side by side. With room on the stack by a loop over an array, since a
+/// general collection costs more than it holds.
+#[inline]
+fn each<'t, T: Copy>(inputs: &[&'t Tensor], f: impl Fn(&'t Tensor) -> T) -> SmallVec<[T; ROOM]> {
+    match inputs {
+        [first, rest @ ..] if rest.len() < ROOM => {
+            let mut all = [f(first); ROOM];
+            for (place, t) in all[1..].iter_mut().zip(rest) {
+                *place = f(t);
+            }
+            SmallVec::from_buf_and_len(all, inputs.len())
+        }
+        _ => inputs.iter().map(|t| f(t)).collect(),
+    }
+}
+
+pub(crate) fn peeled<'t>(level: Level, inputs: &[&'t Tensor]) -> SmallVec<[&'t Tensor; ROOM]> {
+    each(inputs, |t| t.peel(level))
 }
 
 fn concrete(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>> {
@@ -96,33 +114,20 @@ fn concrete(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>>
         return Ok(arrays.iter().cloned().map(Tensor::concrete).collect());
     }
     entrenar_cpu::init();
-    let arrays: SmallVec<[&Array; 4]> = inputs.iter().map(|t| t.array()).collect();
-    // One and two inputs are nearly all calls: keep their shapes off the general path.
-    let expected = match arrays.as_slice() {
-        [a] => op.infer(&[&Aval::of(a)])?,
-        [a, b] => op.infer(&[&Aval::of(a), &Aval::of(b)])?,
-        all => {
-            let avals: Vec<Aval> = all.iter().map(|a| Aval::of(a)).collect();
-            let refs: Vec<&Aval> = avals.iter().collect();
-            op.infer(&refs)?
-        }
-    };
-    let outputs = diagnostics::evaluate(op.as_ref(), &arrays, &expected, how.location)?;
-    debug_assert!(
-        outputs.len() == expected.len()
-            && outputs
-                .iter()
-                .zip(&expected)
-                .all(|(o, e)| Aval::of(o) == *e),
-        "{}: infer said {expected:?}, eval gave {:?}",
-        op.name(),
-        outputs.iter().map(Aval::of).collect::<Vec<_>>()
-    );
-    let mut outputs = outputs;
-    if outputs.len() == 1
-        && let Some(only) = outputs.pop()
-    {
-        return Ok(one(Tensor::concrete(only)));
+    let arrays = each(inputs, Tensor::array);
+    let mut outputs = diagnostics::evaluate(op.as_ref(), &arrays, how.location)?;
+    if cfg!(debug_assertions) {
+        let avals: Vec<Aval> = arrays.iter().map(|a| Aval::of(a)).collect();
+        let expected = op.infer(&avals.iter().collect::<Vec<_>>())?;
+        let found: Vec<Aval> = outputs.iter().map(Aval::of).collect();
+        let name = op.name();
+        assert!(
+            found[..] == expected[..],
+            "{name}: infer said {expected:?}, eval gave {found:?}"
+        );
+    }
+    if outputs.len() == 1 {
+        return Ok(one(Tensor::concrete(outputs.swap_remove(0))));
     }
     Ok(outputs.into_iter().map(Tensor::concrete).collect())
 }
@@ -134,10 +139,7 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
         return run(op, &lower, how);
     }
     let rule = op.rule();
-    let needs: SmallVec<[bool; 4]> = inputs
-        .iter()
-        .map(|t| t.edge(level).is_some() && t.dtype().is_float())
-        .collect();
+    let needs = each(inputs, |t| t.edge(level).is_some() && t.dtype().is_float());
     let visible = match &rule {
         Rule::Zero => return run(op, &lower, how),
         // A region replays nodes one by one: stored results of a fused op go to its parts.
@@ -160,50 +162,53 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
             Some(region) => region.save(t),
         })
     };
-    let saved = Saved {
-        inputs: lower
-            .iter()
-            .enumerate()
-            .map(|(i, t)| keep(reads.inputs, i, t))
-            .collect(),
-        outputs: results
-            .iter()
-            .enumerate()
-            .map(|(j, t)| keep(reads.outputs, j, t))
-            .collect(),
-    };
+    // Pushed one by one: collecting costs more than the one or two entries that there mostly are.
+    let mut saved = Saved::default();
+    let (mut edges, mut avals) = (SmallVec::new(), SmallVec::new());
+    for (i, value) in lower.iter().enumerate() {
+        let edge = needs[i].then(|| inputs[i].edge(level)).flatten();
+        edges.push(edge.cloned());
+        avals.push(value.aval());
+        saved.inputs.push(keep(reads.inputs, i, value));
+    }
+    for (j, value) in results.iter().enumerate() {
+        saved.outputs.push(keep(reads.outputs, j, value));
+    }
     let node = Arc::new(Node {
         op: op.clone(),
-        edges: inputs
-            .iter()
-            .zip(&needs)
-            .map(|(t, &need)| if need { t.edge(level).cloned() } else { None })
-            .collect(),
-        avals: lower.iter().map(|t| t.aval()).collect(),
+        edges,
+        avals,
         outputs: visible.min(results.len()),
         saved: Mutex::new(Some(saved)),
         sequence: Node::next_sequence(),
         location: how.location,
         layer: memory::current_layer(),
     });
-    Ok(results
-        .into_iter()
-        .enumerate()
-        .map(|(j, value)| {
-            if j < node.outputs && value.dtype().is_float() {
-                Tensor::reverse(
-                    level,
-                    value,
-                    Edge::Node {
-                        node: node.clone(),
-                        output: j,
-                    },
-                )
-            } else {
-                value
-            }
-        })
-        .collect())
+    let (visible, mut results) = (node.outputs, results);
+    if results.len() == 1 && visible == 1 && results[0].dtype().is_float() {
+        let value = results.swap_remove(0);
+        return Ok(one(Tensor::reverse(
+            level,
+            value,
+            Edge::Node { node, output: 0 },
+        )));
+    }
+    let track = |(j, value): (usize, Tensor)| {
+        if j < visible && value.dtype().is_float() {
+            let node = node.clone();
+            Tensor::reverse(
+                level,
+                value,
+                Edge::Node {
+                    node,
+                    output: j as u32,
+                },
+            )
+        } else {
+            value
+        }
+    };
+    Ok(results.into_iter().enumerate().map(track).collect())
 }
 
 /// Which values the op's backward rule will read, given who needs a gradient.
@@ -226,11 +231,9 @@ fn reads(rule: &Rule<'_>, needs: &[bool], inputs: usize, outputs: usize) -> Read
         }
         Rule::Pointwise(p) => {
             for (i, _) in needs.iter().enumerate().filter(|(_, need)| **need) {
-                for v in p.partial(i).iter().flat_map(|p| &p.reads) {
-                    match v {
-                        crate::expr::Variable::Input(k) => reads.inputs |= 1 << k,
-                        crate::expr::Variable::Output => reads.outputs |= 1,
-                    }
+                if let Some(partial) = p.partial(i) {
+                    reads.inputs |= partial.mask.inputs;
+                    reads.outputs |= partial.mask.outputs;
                 }
             }
         }
@@ -261,8 +264,9 @@ pub fn handle<O: Op>(op: O) -> OpRef {
 }
 
 /// One result.
+#[inline]
 pub fn one<T>(value: T) -> Few<T> {
-    smallvec![value]
+    Few::from_buf([value])
 }
 
 #[cfg(test)]

@@ -15,9 +15,11 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use entrenar_base::{Array, DType, Error, Result};
 use entrenar_cpu::pointwise::{self, Binary, Compiled, Compute, Program, Source, Step, Unary};
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
-use crate::op::{Aval, Bits, Few, Op, Rule};
+use crate::Tensor;
+use crate::apply::{apply1, one};
+use crate::op::{Aval, Bits, Few, Op, OpRef, Reads, Rule};
 
 /// A node of an expression.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -384,10 +386,37 @@ pub enum Variable {
 
 /// One partial derivative as an op over (cotangent, variables…).
 pub struct Partial {
-    /// cotangent × ∂y/∂xᵢ.
-    pub op: Arc<Pointwise>,
+    /// cotangent × ∂y/∂xᵢ; `None` where that is the cotangent itself.
+    pub op: Option<OpRef>,
     /// What to pass after the cotangent.
     pub reads: Vec<Variable>,
+    /// The same as a mask.
+    pub mask: Reads,
+}
+
+impl Partial {
+    /// `factor` × the derivative, whose variables `read` finds.
+    pub(crate) fn times<'t>(
+        &self,
+        factor: &'t Tensor,
+        read: impl Fn(Variable) -> Result<&'t Tensor>,
+    ) -> Result<Tensor> {
+        let Some(op) = &self.op else {
+            return Ok(factor.clone());
+        };
+        match self.reads[..] {
+            [] => apply1(op, &[factor]),
+            [a] => apply1(op, &[factor, read(a)?]),
+            _ => {
+                let mut operands: SmallVec<[&Tensor; 5]> = SmallVec::new();
+                operands.push(factor);
+                for &variable in &self.reads {
+                    operands.push(read(variable)?);
+                }
+                apply1(op, &operands)
+            }
+        }
+    }
 }
 
 /// The dtype of a pointwise op's result.
@@ -478,6 +507,13 @@ impl Pointwise {
                 }
                 let mut reads = Vec::new();
                 d.free(&mut HashSet::new(), &mut reads);
+                let mut mask = Reads::NOTHING;
+                for &variable in &reads {
+                    match variable {
+                        Variable::Input(k) => mask.inputs |= 1 << k,
+                        Variable::Output => mask.outputs |= 1,
+                    }
+                }
                 let place =
                     |v: Variable| reads.iter().position(|&r| r == v).map(|p| x(p as u8 + 1));
                 let renamed = d.replace(&mut HashMap::new(), &|e| match e.node() {
@@ -485,13 +521,16 @@ impl Pointwise {
                     Node::Output => place(Variable::Output),
                     _ => None,
                 });
-                let op = Pointwise::new(
-                    backward_name(self.name),
-                    reads.len() + 1,
-                    OutputType::Like(0),
-                    &x(0) * &renamed,
-                );
-                Some(Partial { op, reads })
+                let op: Option<OpRef> = (!renamed.is(1.0)).then(|| {
+                    let op: OpRef = Pointwise::new(
+                        backward_name(self.name),
+                        reads.len() + 1,
+                        OutputType::Like(0),
+                        &x(0) * &renamed,
+                    );
+                    op
+                });
+                Some(Partial { op, reads, mask })
             })
             .as_ref()
     }
@@ -540,10 +579,10 @@ impl Op for Pointwise {
             OutputType::Bool => DType::Bool,
             OutputType::Like(i) => inputs[i as usize].dtype,
         };
-        Ok(smallvec![Aval {
+        Ok(one(Aval {
             shape: inputs[0].shape.clone(),
-            dtype
-        }])
+            dtype,
+        }))
     }
 
     fn eval(&self, inputs: &[&Array], outputs: &[Aval]) -> Result<Few<Array>> {
@@ -553,12 +592,22 @@ impl Op for Pointwise {
             DType::F32 | DType::F16 | DType::BF16 => Compute::F32,
             _ => Compute::I64,
         };
-        Ok(smallvec![pointwise::run(
-            self.compiled(),
-            compute,
-            inputs,
-            outputs[0].dtype
-        )?])
+        let y = pointwise::run(self.compiled(), compute, inputs, outputs[0].dtype)?;
+        Ok(one(y))
+    }
+
+    /// Equal f32 operands, nearly all there are, go to the kernel as they come.
+    fn run(&self, inputs: &[&Array]) -> Result<Few<Array>> {
+        let plain = |a: &&Array| a.dtype() == DType::F32 && a.shape() == inputs[0].shape();
+        if inputs.len() != self.arity || inputs.is_empty() || !inputs.iter().all(plain) {
+            return self.infer_and_eval(inputs);
+        }
+        let out = match self.output {
+            OutputType::Bool => DType::Bool,
+            OutputType::Like(_) => DType::F32,
+        };
+        let y = pointwise::run(self.compiled(), Compute::F32, inputs, out)?;
+        Ok(one(y))
     }
 
     fn rule(&self) -> Rule<'_> {
@@ -785,8 +834,22 @@ mod tests {
         assert!(!Arc::ptr_eq(&build(2.0), &build(3.0)));
         let once = build(2.0);
         let partial = once.partial(0).unwrap();
-        assert_eq!(partial.op.name(), "cached_test_backward");
-        let again = partial.op.partial(0).unwrap();
-        assert_eq!(again.op.name(), "cached_test_backward");
+        let name = partial.op.as_ref().map(|op| op.name());
+        assert_eq!(name, Some("cached_test_backward"));
+        // The derivative of a derivative keeps the name.
+        let square = Pointwise::new("twice_test", 1, OutputType::Like(0), &x(0) * &x(0));
+        let op = square.partial(0).unwrap().op.clone().unwrap();
+        let Rule::Pointwise(slope) = op.rule() else {
+            panic!("derivatives of pointwise ops are pointwise")
+        };
+        let again = slope.partial(0).unwrap().op.as_ref().unwrap();
+        assert_eq!(
+            (op.name(), again.name()),
+            ("twice_test_backward", "twice_test_backward")
+        );
+        // What only passes its argument on has no op of its own.
+        let add = Pointwise::new("add_test", 2, OutputType::Like(0), &x(0) + &x(1));
+        let partial = add.partial(1).unwrap();
+        assert!(partial.op.is_none() && partial.reads.is_empty());
     }
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use entrenar_base::{Array, DType, Error, Result, Shape};
 
 use crate::Tensor;
+use crate::autograd::graph::{Saved, Slot};
 use crate::expr::Pointwise;
 
 /// An abstract value: everything known about a tensor except its numbers.
@@ -97,6 +98,33 @@ pub trait Op: OpKey + Debug + Send + Sync {
     /// # Errors
     /// When data is impossible (an index out of range, a matrix that is not positive definite).
     fn eval(&self, inputs: &[&Array], outputs: &[Aval]) -> Result<Few<Array>>;
+
+    /// [`Op::infer`], then [`Op::eval`]: what `crate::apply` calls. An op whose kernel checks the
+    /// same things again may do both at once; results and errors stay those of the two.
+    ///
+    /// # Errors
+    /// Those of both.
+    fn run(&self, inputs: &[&Array]) -> Result<Few<Array>> {
+        self.infer_and_eval(inputs)
+    }
+
+    /// The plain meaning of [`Op::run`].
+    ///
+    /// # Errors
+    /// Those of both.
+    fn infer_and_eval(&self, inputs: &[&Array]) -> Result<Few<Array>> {
+        // One and two inputs are nearly all calls: keep their shapes off the general path.
+        let expected = match inputs {
+            [a] => self.infer(&[&Aval::of(a)])?,
+            [a, b] => self.infer(&[&Aval::of(a), &Aval::of(b)])?,
+            all => {
+                let avals: Vec<Aval> = all.iter().map(|a| Aval::of(a)).collect();
+                let refs: Vec<&Aval> = avals.iter().collect();
+                self.infer(&refs)?
+            }
+        };
+        self.eval(inputs, &expected)
+    }
 
     /// Its derivative kind.
     fn rule(&self) -> Rule<'_>;
@@ -247,8 +275,8 @@ pub trait Explicit {
 /// What a backward rule may read.
 pub struct VjpCx<'a> {
     pub(crate) op: &'static str,
-    pub(crate) inputs: &'a [Option<Tensor>],
-    pub(crate) outputs: &'a [Option<Tensor>],
+    /// Opened: no slot waits for a replay.
+    pub(crate) saved: &'a Saved,
     pub(crate) avals: &'a [Aval],
     pub(crate) cotangents: &'a [Option<Tensor>],
 }
@@ -259,7 +287,8 @@ impl VjpCx<'_> {
     /// # Errors
     /// When the rule did not declare that it reads it.
     pub fn input(&self, i: usize) -> Result<&Tensor> {
-        self.inputs.get(i).and_then(Option::as_ref).ok_or_else(|| {
+        let slot = self.saved.inputs.get(i);
+        slot.and_then(saved_value).ok_or_else(|| {
             Error::autodiff(
                 self.op,
                 format!("backward reads input {i}, which its rule does not declare"),
@@ -272,12 +301,22 @@ impl VjpCx<'_> {
     /// # Errors
     /// When the rule did not declare that it reads it.
     pub fn output(&self, j: usize) -> Result<&Tensor> {
-        self.outputs.get(j).and_then(Option::as_ref).ok_or_else(|| {
+        self.read_output(j).ok_or_else(|| {
             Error::autodiff(
                 self.op,
                 format!("backward reads output {j}, which its rule does not declare"),
             )
         })
+    }
+
+    /// The value of output `j`, where the rule declared that it reads it.
+    pub(crate) fn read_output(&self, j: usize) -> Option<&Tensor> {
+        self.saved.outputs.get(j).and_then(saved_value)
+    }
+
+    /// Number of outputs, those that nobody sees included.
+    pub(crate) fn outputs(&self) -> usize {
+        self.saved.outputs.len()
     }
 
     /// Shape and dtype of input `i`; always known.
@@ -294,6 +333,10 @@ impl VjpCx<'_> {
     pub fn cotangent(&self, j: usize) -> Option<&Tensor> {
         self.cotangents.get(j).and_then(Option::as_ref)
     }
+}
+
+fn saved_value(slot: &Option<Slot>) -> Option<&Tensor> {
+    slot.as_ref().and_then(Slot::value)
 }
 
 /// What a forward rule may read: everything.
@@ -347,6 +390,7 @@ impl Sink<'_> {
     ///
     /// # Errors
     /// When shapes of two contributions differ.
+    #[inline]
     pub fn add(&mut self, i: usize, gradient: Tensor) -> Result<()> {
         if self.needs[i] {
             self.merge(i, Gradient::Whole(gradient))?;

@@ -1,4 +1,4 @@
-//! [`Tensor`]: one pointer to a value, possibly wrapped by transform levels.
+//! [`Tensor`]: one pointer to a value or to a wrapper of a transform level around another tensor.
 //!
 //! A tensor is a concrete [`Array`] or one wrapper with a [`Level`] around another tensor of lower
 //! levels. Level 0 is the ambient graph of `requires_grad` leaves; every tape, `vjp`, `jvp` and
@@ -32,74 +32,82 @@ impl Level {
 
 /// An immutable n-dimensional array that may take part in differentiation.
 ///
-/// Cloning copies a pointer. Named methods return `Result`; the operators `&a + &b`, `-`, `*`, `/`
+/// Cloning copies a pointer; so does an operation on plain values that gives one back. Named methods return `Result`; the operators `&a + &b`, `-`, `*`, `/`
 /// panic at the caller's line with the same message.
 #[derive(Clone)]
-pub struct Tensor(pub(crate) Arc<Inner>);
+pub struct Tensor(pub(crate) Inner);
 
+#[derive(Clone)]
 pub(crate) enum Inner {
     Concrete(Array),
-    Reverse {
-        level: Level,
-        value: Tensor,
-        edge: Edge,
-    },
-    Dual {
-        level: Level,
-        primal: Tensor,
-        tangent: Tensor,
-    },
-    Region {
-        level: Level,
-        value: Tensor,
-        region: Arc<Region>,
-    },
+    Reverse(Arc<Reverse>),
+    Dual(Arc<Dual>),
+    Region(Arc<InRegion>),
+}
+
+/// A value with a place in the graph of `level`.
+pub(crate) struct Reverse {
+    pub level: Level,
+    pub value: Tensor,
+    pub edge: Edge,
+}
+
+/// A value with its derivative along the direction of `level`.
+pub(crate) struct Dual {
+    pub level: Level,
+    pub primal: Tensor,
+    pub tangent: Tensor,
+}
+
+/// A value inside a checkpointed function.
+pub(crate) struct InRegion {
+    pub level: Level,
+    pub value: Tensor,
+    pub region: Arc<Region>,
 }
 
 impl Tensor {
+    #[inline]
     pub(crate) fn concrete(array: Array) -> Tensor {
-        Tensor(Arc::new(Inner::Concrete(array)))
+        Tensor(Inner::Concrete(array))
     }
 
     pub(crate) fn reverse(level: Level, value: Tensor, edge: Edge) -> Tensor {
-        Tensor(Arc::new(Inner::Reverse { level, value, edge }))
+        Tensor(Inner::Reverse(Arc::new(Reverse { level, value, edge })))
     }
 
     pub(crate) fn dual(level: Level, primal: Tensor, tangent: Tensor) -> Tensor {
-        Tensor(Arc::new(Inner::Dual {
+        Tensor(Inner::Dual(Arc::new(Dual {
             level,
             primal,
             tangent,
-        }))
+        })))
     }
 
     pub(crate) fn in_region(level: Level, value: Tensor, region: Arc<Region>) -> Tensor {
-        Tensor(Arc::new(Inner::Region {
+        Tensor(Inner::Region(Arc::new(InRegion {
             level,
             value,
             region,
-        }))
+        })))
     }
 
     /// The level of the outermost wrapper.
     pub(crate) fn level(&self) -> Option<Level> {
-        match &*self.0 {
+        match &self.0 {
             Inner::Concrete(_) => None,
-            Inner::Reverse { level, .. }
-            | Inner::Dual { level, .. }
-            | Inner::Region { level, .. } => Some(*level),
+            Inner::Reverse(r) => Some(r.level),
+            Inner::Dual(d) => Some(d.level),
+            Inner::Region(r) => Some(r.level),
         }
     }
 
     /// The value under the wrapper of `level`; itself when it carries no such wrapper on top.
     pub(crate) fn peel(&self, at: Level) -> &Tensor {
-        match &*self.0 {
-            Inner::Reverse { level, value, .. } | Inner::Region { level, value, .. }
-                if *level == at =>
-            {
-                value
-            }
-            Inner::Dual { level, primal, .. } if *level == at => primal,
+        match &self.0 {
+            Inner::Reverse(r) if r.level == at => &r.value,
+            Inner::Dual(d) if d.level == at => &d.primal,
+            Inner::Region(r) if r.level == at => &r.value,
             _ => self,
         }
     }
@@ -116,8 +124,8 @@ impl Tensor {
 
     /// The gradient edge at `level`, if it is tracked there.
     pub(crate) fn edge(&self, at: Level) -> Option<&Edge> {
-        match &*self.0 {
-            Inner::Reverse { level, edge, .. } if *level == at => Some(edge),
+        match &self.0 {
+            Inner::Reverse(r) if r.level == at => Some(&r.edge),
             _ => None,
         }
     }
@@ -126,17 +134,18 @@ impl Tensor {
     pub fn array(&self) -> &Array {
         let mut t = self;
         loop {
-            t = match &*t.0 {
+            t = match &t.0 {
                 Inner::Concrete(a) => return a,
-                Inner::Reverse { value, .. } | Inner::Region { value, .. } => value,
-                Inner::Dual { primal, .. } => primal,
+                Inner::Reverse(r) => &r.value,
+                Inner::Dual(d) => &d.primal,
+                Inner::Region(r) => &r.value,
             }
         }
     }
 
     /// The concrete array, writable in place, when this tensor is plain and nobody else holds it.
     pub(crate) fn exclusive_array(&mut self) -> Option<&mut Array> {
-        match Arc::get_mut(&mut self.0)? {
+        match &mut self.0 {
             Inner::Concrete(a) if a.is_exclusive() => Some(a),
             _ => None,
         }
@@ -458,34 +467,30 @@ impl Tensor {
     /// Whether gradients flow to this tensor at its outermost level (inside a checkpointed
     /// function: at the level around it).
     pub fn is_tracked(&self) -> bool {
-        match &*self.0 {
-            Inner::Reverse { .. } => true,
-            Inner::Region { value, .. } => value.is_tracked(),
-            Inner::Concrete(_) | Inner::Dual { .. } => false,
+        match &self.0 {
+            Inner::Reverse(_) => true,
+            Inner::Region(r) => r.value.is_tracked(),
+            Inner::Concrete(_) | Inner::Dual(_) => false,
         }
     }
 
     /// Whether this is a leaf: made by the user, not by an operation.
     pub fn is_leaf(&self) -> bool {
-        match &*self.0 {
-            Inner::Reverse { edge, .. } => matches!(edge, Edge::Leaf(_)),
-            Inner::Region { value, .. } => value.is_leaf(),
-            Inner::Concrete(_) | Inner::Dual { .. } => true,
+        match &self.0 {
+            Inner::Reverse(r) => matches!(r.edge, Edge::Leaf(_)),
+            Inner::Region(r) => r.value.is_leaf(),
+            Inner::Concrete(_) | Inner::Dual(_) => true,
         }
     }
 
     pub(crate) fn leaf(&self) -> Option<&Arc<Leaf>> {
-        match &*self.0 {
-            Inner::Reverse {
-                edge: Edge::Leaf(leaf),
-                ..
-            } => Some(leaf),
-            Inner::Reverse {
-                edge: Edge::Node { node, .. },
-                ..
-            } => node.retained(),
-            Inner::Region { value, .. } => value.leaf(),
-            _ => None,
+        match &self.0 {
+            Inner::Reverse(r) => match &r.edge {
+                Edge::Leaf(leaf) => Some(leaf),
+                Edge::Node { node, .. } => node.retained(),
+            },
+            Inner::Region(r) => r.value.leaf(),
+            Inner::Concrete(_) | Inner::Dual(_) => None,
         }
     }
 
@@ -529,11 +534,7 @@ impl Tensor {
 
     /// The same numbers outside every transform: nothing flows through.
     pub fn detach(&self) -> Tensor {
-        match &*self.0 {
-            Inner::Concrete(_) => self.clone(),
-            Inner::Reverse { value, .. } | Inner::Region { value, .. } => value.detach(),
-            Inner::Dual { primal, .. } => primal.detach(),
-        }
+        Tensor::concrete(self.array().clone())
     }
 }
 
@@ -552,11 +553,11 @@ impl fmt::Display for Tensor {
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tensor({} {}", self.dtype(), self.shape())?;
-        match &*self.0 {
+        match &self.0 {
             Inner::Concrete(_) => {}
-            Inner::Reverse { edge, .. } => write!(f, ", {edge:?}")?,
-            Inner::Dual { .. } => write!(f, ", dual")?,
-            Inner::Region { .. } => write!(f, ", checkpointed")?,
+            Inner::Reverse(r) => write!(f, ", {:?}", r.edge)?,
+            Inner::Dual(_) => write!(f, ", dual")?,
+            Inner::Region(_) => write!(f, ", checkpointed")?,
         }
         write!(f, ", {})", self.array())
     }

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use entrenar_base::memory;
 use entrenar_base::{Error, Result};
 
-use super::graph::{Edge, Leaf, Node, Slot};
+use super::graph::{Edge, Leaf, Node, Saved};
 use super::{accumulate_gradient, vjp_of};
-use crate::apply::apply1;
 use crate::autocast::autocast;
+use crate::expr::Variable;
 use crate::op::{Gradient, Rule, Sink, VjpCx};
 use crate::tensor::{Inner, Level};
 use crate::{Tensor, diagnostics};
@@ -64,15 +64,29 @@ pub struct GradOptions {
     pub grad_outputs: Option<Vec<Tensor>>,
 }
 
-/// One pending node of a pass.
-struct Pending {
-    node: Arc<Node>,
-    cotangents: SmallVec<[Option<Tensor>; 2]>,
+/// Where a pass starts, and from which gradients.
+#[derive(Default)]
+struct Roots {
+    edges: SmallVec<[Edge; 1]>,
+    cotangents: SmallVec<[Tensor; 1]>,
+}
+
+impl Roots {
+    fn push(&mut self, edge: Edge, cotangent: Tensor) {
+        self.edges.push(edge);
+        self.cotangents.push(cotangent);
+    }
+}
+
+/// One pending node of a pass. The roots keep the graph alive, so that a pass borrows it.
+struct Pending<'g> {
+    node: &'g Arc<Node>,
+    cotangents: SmallVec<[Option<Tensor>; 1]>,
     wanted: bool,
 }
 
-struct LeafState {
-    leaf: Arc<Leaf>,
+struct LeafState<'g> {
+    leaf: &'g Arc<Leaf>,
     consumers: usize,
     gradient: Option<Tensor>,
 }
@@ -92,15 +106,18 @@ struct Asked {
     nodes: Map<u64, ()>,
 }
 
-struct Pass {
+struct Pass<'g> {
     /// Newest first, so that a node is found by its sequence number.
-    pending: Vec<Pending>,
-    leaves: Vec<LeafState>,
+    pending: Vec<Pending<'g>>,
+    leaves: Vec<LeafState<'g>>,
     /// Positions in `leaves`, once there are too many to look through.
     leaf_index: Map<usize, usize>,
     /// Who asked for gradients; `None` when every leaf did.
     asked: Option<Asked>,
 }
+
+/// Room for a small graph, taken at once.
+const SMALL: usize = 8;
 
 /// Up to this many leaves are found by looking through them.
 const FEW_LEAVES: usize = 16;
@@ -110,42 +127,42 @@ fn leaf_key(leaf: &Arc<Leaf>) -> usize {
 }
 
 /// A node in the order of the walk.
-struct Newest(Arc<Node>);
+struct Newest<'g>(&'g Arc<Node>);
 
-impl PartialEq for Newest {
+impl PartialEq for Newest<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.0.sequence == other.0.sequence
     }
 }
-impl Eq for Newest {}
-impl PartialOrd for Newest {
+impl Eq for Newest<'_> {}
+impl PartialOrd for Newest<'_> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
-impl Ord for Newest {
+impl Ord for Newest<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         self.0.sequence.cmp(&other.0.sequence)
     }
 }
 
-impl Pass {
+impl<'g> Pass<'g> {
     /// Finds all nodes that the roots reach, newest first, and how often each leaf is consumed.
-    fn plan(roots: &[(Edge, Tensor)], targets: &Targets<'_>) -> Pass {
+    fn plan(roots: &'g [Edge], targets: &Targets<'_>) -> Pass<'g> {
         // A node's consumers are all newer than itself: when it comes out of the heap, every edge
         // to it is already in, so that duplicates come out next to each other.
-        let mut heap: BinaryHeap<Newest> = BinaryHeap::new();
-        let visit = |edge: &Edge, heap: &mut BinaryHeap<Newest>| {
+        let mut heap: BinaryHeap<Newest<'g>> = BinaryHeap::with_capacity(SMALL);
+        let visit = |edge: &'g Edge, heap: &mut BinaryHeap<Newest<'g>>| {
             if let Edge::Node { node, .. } = edge {
-                heap.push(Newest(node.clone()));
+                heap.push(Newest(node));
             }
         };
-        for (edge, _) in roots {
+        for edge in roots {
             visit(edge, &mut heap);
         }
         let mut pass = Pass {
-            pending: Vec::new(),
-            leaves: Vec::new(),
+            pending: Vec::with_capacity(SMALL),
+            leaves: Vec::with_capacity(SMALL),
             leaf_index: Map::default(),
             asked: None,
         };
@@ -160,7 +177,10 @@ impl Pass {
             for edge in node.edges.iter().flatten() {
                 visit(edge, &mut heap);
             }
-            let cotangents = SmallVec::from_elem(None, node.outputs);
+            let cotangents = match node.outputs {
+                1 => SmallVec::from_buf([None]),
+                n => SmallVec::from_elem(None, n),
+            };
             pass.pending.push(Pending {
                 cotangents,
                 wanted: true,
@@ -170,13 +190,13 @@ impl Pass {
         pass.mark_wanted(targets);
         for i in 0..pass.pending.len() {
             if pass.pending[i].wanted {
-                let node = pass.pending[i].node.clone();
+                let node = pass.pending[i].node;
                 for edge in node.edges.iter().flatten() {
                     pass.count_leaf(edge);
                 }
             }
         }
-        for (edge, _) in roots {
+        for edge in roots {
             pass.count_leaf(edge);
         }
         pass
@@ -190,7 +210,7 @@ impl Pass {
 
     fn find_leaf(&self, leaf: &Arc<Leaf>) -> Option<usize> {
         if self.leaves.len() <= FEW_LEAVES {
-            return self.leaves.iter().position(|s| Arc::ptr_eq(&s.leaf, leaf));
+            return self.leaves.iter().position(|s| Arc::ptr_eq(s.leaf, leaf));
         }
         self.leaf_index.get(&leaf_key(leaf)).copied()
     }
@@ -229,11 +249,11 @@ impl Pass {
         }
     }
 
-    fn count_leaf(&mut self, edge: &Edge) {
+    fn count_leaf(&mut self, edge: &'g Edge) {
         let Edge::Leaf(leaf) = edge else { return };
         let at = self.find_leaf(leaf).unwrap_or_else(|| {
             self.leaves.push(LeafState {
-                leaf: leaf.clone(),
+                leaf,
                 consumers: 0,
                 gradient: None,
             });
@@ -244,7 +264,7 @@ impl Pass {
                     .leaves
                     .iter()
                     .enumerate()
-                    .map(|(i, s)| (leaf_key(&s.leaf), i))
+                    .map(|(i, s)| (leaf_key(s.leaf), i))
                     .collect();
             } else if new > FEW_LEAVES {
                 self.leaf_index.insert(leaf_key(leaf), new);
@@ -260,7 +280,7 @@ impl Pass {
             Edge::Node { node, output } => {
                 if let Some(g) = gradient {
                     let at = self.find(node);
-                    accumulate_gradient(&mut self.pending[at].cotangents[*output], g)?;
+                    accumulate_gradient(&mut self.pending[at].cotangents[*output as usize], g)?;
                 }
             }
             Edge::Leaf(leaf) => {
@@ -273,11 +293,10 @@ impl Pass {
                 }
                 state.consumers -= 1;
                 if state.consumers == 0
-                    && let Some(g) = &state.gradient
+                    && let Some(g) = state.gradient.take()
                 {
-                    let g = state.leaf.hooked(g.clone())?;
+                    let g = state.leaf.hooked(g)?;
                     if fire {
-                        state.gradient = None;
                         state.leaf.accumulate(g)?;
                     } else {
                         state.gradient = Some(g);
@@ -292,7 +311,7 @@ impl Pass {
 /// Runs a pass at `level` from `roots`; for [`Targets::Edges`] returns their gradients.
 fn pass(
     level: Level,
-    roots: Vec<(Edge, Tensor)>,
+    roots: Roots,
     targets: Targets<'_>,
     create_graph: bool,
     retain: bool,
@@ -303,14 +322,15 @@ fn pass(
 
 fn walk(
     level: Level,
-    roots: Vec<(Edge, Tensor)>,
+    roots: Roots,
     targets: Targets<'_>,
     create_graph: bool,
     retain: bool,
 ) -> Result<Vec<Option<Tensor>>> {
-    let mut plan = Pass::plan(&roots, &targets);
+    let Roots { edges, cotangents } = roots;
+    let mut plan = Pass::plan(&edges, &targets);
     let fire = matches!(targets, Targets::Leaves);
-    let mut interior: Map<(u64, usize), Option<Tensor>> = Map::default();
+    let mut interior: Map<(u64, u32), Option<Tensor>> = Map::default();
     if let Targets::Edges(edges) = &targets {
         for edge in edges.iter().flatten() {
             if let Edge::Node { node, output } = edge {
@@ -318,18 +338,20 @@ fn walk(
             }
         }
     }
-    for (edge, cotangent) in roots {
-        let wanted = plan.leads_to_target(&edge);
-        plan.deliver(&edge, wanted.then_some(Gradient::Whole(cotangent)), fire)?;
+    for (edge, cotangent) in edges.iter().zip(cotangents) {
+        let wanted = plan.leads_to_target(edge);
+        plan.deliver(edge, wanted.then_some(Gradient::Whole(cotangent)), fire)?;
     }
+    let mut needs: SmallVec<[bool; 4]> = SmallVec::new();
+    let mut gradients: SmallVec<[Option<Gradient>; 4]> = SmallVec::new();
     for at in 0..plan.pending.len() {
         let pending = &mut plan.pending[at];
         let wanted = pending.wanted;
-        let node = pending.node.clone();
+        let node = pending.node;
         let cotangents = std::mem::take(&mut pending.cotangents);
         if !interior.is_empty() {
             for (j, c) in cotangents.iter().enumerate() {
-                if let Some(slot) = interior.get_mut(&(node.sequence, j)) {
+                if let Some(slot) = interior.get_mut(&(node.sequence, j as u32)) {
                     *slot = c.clone();
                 }
             }
@@ -337,17 +359,15 @@ fn walk(
         if !wanted {
             continue;
         }
-        let needs: SmallVec<[bool; 4]> = node
-            .edges
-            .iter()
-            .map(|e| e.as_ref().is_some_and(|e| plan.leads_to_target(e)))
-            .collect();
-        let mut gradients: SmallVec<[Option<Gradient>; 3]> =
-            node.edges.iter().map(|_| None).collect();
+        needs.clear();
+        for edge in &node.edges {
+            needs.push(edge.as_ref().is_some_and(|e| plan.leads_to_target(e)));
+            gradients.push(None);
+        }
         if cotangents.iter().any(Option::is_some) {
             run_node(
                 level,
-                &node,
+                node,
                 &cotangents,
                 Sink {
                     needs: &needs,
@@ -358,7 +378,7 @@ fn walk(
             )?;
         }
         drop(cotangents);
-        for (edge, gradient) in node.edges.iter().zip(gradients) {
+        for (edge, gradient) in node.edges.iter().zip(gradients.drain(..)) {
             if let Some(edge) = edge {
                 plan.deliver(edge, gradient, fire)?;
             }
@@ -392,43 +412,39 @@ fn run_node(
 ) -> Result<()> {
     let _layer = memory::scope_layer(node.layer.clone());
     let _pass = diagnostics::enter_backward();
-    let saved = node.unpack(retain)?;
-    let value = |slot: &Option<Slot>, edge: Option<Edge>| -> Result<Option<Tensor>> {
-        let Some(slot) = slot else { return Ok(None) };
-        let plain = match slot {
-            Slot::Value(t) => t.clone(),
-            Slot::Region(region, i) => region.fetch(*i, retain)?,
-        };
-        Ok(Some(match edge {
-            Some(edge) if create_graph && plain.dtype().is_float() => {
-                Tensor::reverse(level, plain, edge)
-            }
-            _ => plain,
-        }))
-    };
-    let inputs: SmallVec<[Option<Tensor>; 3]> = saved
-        .inputs
-        .iter()
-        .zip(&node.edges)
-        .map(|(s, e)| value(s, e.clone()))
-        .collect::<Result<_>>()?;
-    let outputs: SmallVec<[Option<Tensor>; 2]> = saved
-        .outputs
-        .iter()
-        .enumerate()
-        .map(|(j, s)| {
-            let edge = (j < node.outputs).then(|| Edge::Node {
-                node: node.clone(),
-                output: j,
-            });
-            value(s, edge)
-        })
-        .collect::<Result<_>>()?;
-    drop(saved);
+    let mut saved = node.unpack(retain)?;
+    let Saved { inputs, outputs } = &mut saved;
+    // At higher orders the rule sees the values where they stand in the graph.
+    for (i, slot) in inputs.iter_mut().enumerate() {
+        if let Some(slot) = slot
+            .as_mut()
+            .filter(|s| create_graph || s.value().is_none())
+        {
+            slot.open(retain, |value| match &node.edges[i] {
+                Some(edge) if create_graph && value.dtype().is_float() => {
+                    Tensor::reverse(level, value, edge.clone())
+                }
+                _ => value,
+            })?;
+        }
+    }
+    for (j, slot) in outputs.iter_mut().enumerate() {
+        if let Some(slot) = slot
+            .as_mut()
+            .filter(|s| create_graph || s.value().is_none())
+        {
+            slot.open(retain, |value| {
+                if !create_graph || j >= node.outputs || !value.dtype().is_float() {
+                    return value;
+                }
+                let (node, output) = (node.clone(), j as u32);
+                Tensor::reverse(level, value, Edge::Node { node, output })
+            })?;
+        }
+    }
     let cx = VjpCx {
         op: node.op.name(),
-        inputs: &inputs,
-        outputs: &outputs,
+        saved: &saved,
         avals: &node.avals,
         cotangents,
     };
@@ -466,10 +482,17 @@ fn vjp(node: &Node, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Result<()> {
                     continue;
                 }
                 if let Some(partial) = p.partial(i) {
-                    let g = partial_times(partial, cotangent, cx)?;
+                    let mut g = partial.times(cotangent, |variable| match variable {
+                        Variable::Input(i) => cx.input(i),
+                        Variable::Output => cx.output(0),
+                    })?;
                     // A mixed-dtype op (select on a wider type) returns each gradient in its
                     // operand's dtype.
-                    sink.add(i, g.to_dtype(cx.aval(i).dtype)?)?;
+                    let dtype = cx.aval(i).dtype;
+                    if g.dtype() != dtype {
+                        g = g.to_dtype(dtype)?;
+                    }
+                    sink.add(i, g)?;
                 }
             }
             Ok(())
@@ -477,23 +500,6 @@ fn vjp(node: &Node, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Result<()> {
         Rule::Expand(_) => vjp_of::backward(&node.op, cx, sink),
         Rule::Explicit(e) => e.vjp(cx, sink),
     }
-}
-
-fn partial_times(
-    partial: &crate::expr::Partial,
-    cotangent: &Tensor,
-    cx: &VjpCx<'_>,
-) -> Result<Tensor> {
-    let mut operands: SmallVec<[&Tensor; 5]> = SmallVec::new();
-    operands.push(cotangent);
-    for v in &partial.reads {
-        operands.push(match *v {
-            crate::expr::Variable::Input(i) => cx.input(i)?,
-            crate::expr::Variable::Output => cx.output(0)?,
-        });
-    }
-    let op: crate::op::OpRef = partial.op.clone();
-    apply1(&op, &operands)
 }
 
 /// The default cotangent of a scalar output.
@@ -508,12 +514,12 @@ fn seed(output: &Tensor, what: &str) -> Result<Tensor> {
             ),
         ));
     }
-    Ok(output.detach().ones_like())
+    Ok(Tensor::ones(output.shape(), output.dtype()))
 }
 
 #[track_caller]
 fn check_seed(output: &Tensor, cotangent: &Tensor) -> Result<()> {
-    if cotangent.aval() != output.aval() {
+    if cotangent.dtype() != output.dtype() || cotangent.shape() != output.shape() {
         return Err(Error::shape(
             "backward",
             format!("a gradient like the output, {:?}", output.aval()),
@@ -533,10 +539,12 @@ pub(crate) fn gradients_at(
     create_graph: bool,
     retain: bool,
 ) -> Result<Vec<Option<Tensor>>> {
-    let roots = outputs
-        .iter()
-        .filter_map(|(out, cot)| out.edge(level).map(|e| (e.clone(), cot.clone())))
-        .collect();
+    let mut roots = Roots::default();
+    for (out, cotangent) in outputs {
+        if let Some(edge) = out.edge(level) {
+            roots.push(edge.clone(), cotangent.clone());
+        }
+    }
     let edges: Vec<Option<Edge>> = inputs.iter().map(|t| t.edge(level).cloned()).collect();
     pass(
         level,
@@ -640,20 +648,16 @@ pub fn grad(
 /// As [`Tensor::backward`].
 #[track_caller]
 pub fn backward_all(outputs: &[(&Tensor, Option<Tensor>)], options: &GradOptions) -> Result<()> {
-    let mut roots = Vec::with_capacity(outputs.len());
+    let mut roots = Roots::default();
     for (out, cotangent) in outputs {
-        match &*out.0 {
-            Inner::Reverse {
-                level: Level::AMBIENT,
-                edge,
-                ..
-            } => {
+        match &out.0 {
+            Inner::Reverse(r) if r.level == Level::AMBIENT => {
                 let c = match cotangent {
                     Some(c) => c.clone(),
                     None => seed(out, "backward")?,
                 };
                 check_seed(out, &c)?;
-                roots.push((edge.clone(), c));
+                roots.push(r.edge.clone(), c);
             }
             Inner::Concrete(_) => {
                 return Err(Error::autodiff(
@@ -751,11 +755,12 @@ mod tests {
     fn the_newest_node_comes_first() {
         let x = Tensor::scalar(1.0f64).requires_grad().unwrap();
         let node = |t: &Tensor| match t.edge(Level::AMBIENT) {
-            Some(Edge::Node { node, .. }) => Newest(node.clone()),
+            Some(Edge::Node { node, .. }) => node.clone(),
             _ => panic!("not recorded"),
         };
         let (a, b) = (node(&x.exp().unwrap()), node(&x.sin().unwrap()));
-        assert!(a < b && a != b && a == Newest(a.0.clone()));
+        let (a, b) = (Newest(&a), Newest(&b));
+        assert!(a < b && a != b && a == Newest(a.0));
         assert_eq!(a.partial_cmp(&b), Some(Ordering::Less));
     }
 }

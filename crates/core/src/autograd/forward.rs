@@ -8,14 +8,13 @@ use smallvec::SmallVec;
 use entrenar_base::{Error, Result};
 
 use crate::apply::{How, apply, apply1, expanded, peeled, run};
+use crate::expr::Variable;
 use crate::op::{Few, JvpCx, OpRef, Rule};
 use crate::tensor::{Inner, Level, Tensor};
 
 fn tangent(level: Level, t: &Tensor) -> Option<&Tensor> {
-    match &*t.0 {
-        Inner::Dual {
-            level: at, tangent, ..
-        } if *at == level => Some(tangent),
+    match &t.0 {
+        Inner::Dual(d) if d.level == level => Some(&d.tangent),
         _ => None,
     }
 }
@@ -95,16 +94,13 @@ fn jvp(
                     continue;
                 };
                 let t = t.to_dtype(outputs[0].dtype())?;
-                let mut operands: SmallVec<[&Tensor; 5]> = SmallVec::new();
-                operands.push(&t);
-                for v in &partial.reads {
-                    operands.push(match *v {
-                        crate::expr::Variable::Input(k) => inputs[k],
-                        crate::expr::Variable::Output => &outputs[0],
-                    });
-                }
-                let handle: OpRef = partial.op.clone();
-                super::accumulate(&mut sum, apply1(&handle, &operands)?)?;
+                let term = partial.times(&t, |variable| {
+                    Ok(match variable {
+                        Variable::Input(k) => inputs[k],
+                        Variable::Output => &outputs[0],
+                    })
+                })?;
+                super::accumulate(&mut sum, term)?;
             }
             Ok(SmallVec::from_iter([sum]))
         }

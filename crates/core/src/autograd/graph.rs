@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use entrenar_base::memory::Tag;
 use entrenar_base::{Error, Result};
@@ -29,7 +29,7 @@ pub(crate) enum Edge {
     /// A leaf accumulates it.
     Leaf(Arc<Leaf>),
     /// Output `output` of `node` receives it.
-    Node { node: Arc<Node>, output: usize },
+    Node { node: Arc<Node>, output: u32 },
 }
 
 impl fmt::Debug for Edge {
@@ -51,7 +51,8 @@ pub(crate) type Hook = Arc<HookFunction>;
 pub struct Leaf {
     aval: Aval,
     grad: Mutex<Option<Tensor>>,
-    hooks: Mutex<Vec<Hook>>,
+    /// Made when the first hook comes: most leaves have none.
+    hooks: OnceLock<Mutex<Vec<Hook>>>,
 }
 
 impl Leaf {
@@ -60,7 +61,7 @@ impl Leaf {
         Arc::new(Leaf {
             aval,
             grad: Mutex::new(None),
-            hooks: Mutex::new(Vec::new()),
+            hooks: OnceLock::new(),
         })
     }
 
@@ -80,7 +81,7 @@ impl Leaf {
     }
 
     pub(crate) fn add_hook(&self, hook: Hook) {
-        lock(&self.hooks).push(hook);
+        lock(self.hooks.get_or_init(Mutex::default)).push(hook);
     }
 
     /// Shape and dtype of the values whose gradient it holds.
@@ -90,7 +91,10 @@ impl Leaf {
 
     /// Runs the hooks on a complete gradient of one backward pass.
     pub(crate) fn hooked(&self, mut gradient: Tensor) -> Result<Tensor> {
-        let hooks = lock(&self.hooks).clone();
+        let Some(hooks) = self.hooks.get() else {
+            return Ok(gradient);
+        };
+        let hooks = lock(hooks).clone();
         for hook in hooks {
             if let Some(new) = hook(&gradient)? {
                 gradient = new;
@@ -100,13 +104,20 @@ impl Leaf {
     }
 
     pub(crate) fn accumulate(&self, gradient: Tensor) -> Result<()> {
+        let mut slot = lock(&self.grad);
+        if slot.is_none() {
+            gradient.array().retag(Tag::Gradient);
+            *slot = Some(gradient);
+            return Ok(());
+        }
         // Take it out first: no lock is held while an op runs.
-        let mut slot = self.take_grad();
-        super::accumulate(&mut slot, gradient)?;
-        if let Some(g) = &slot {
+        let mut sum = slot.take();
+        drop(slot);
+        super::accumulate(&mut sum, gradient)?;
+        if let Some(g) = &sum {
             g.array().retag(Tag::Gradient);
         }
-        self.set_grad(slot);
+        self.set_grad(sum);
         Ok(())
     }
 }
@@ -118,18 +129,39 @@ pub(crate) enum Slot {
     Region(Arc<Region>, usize),
 }
 
+impl Slot {
+    /// The value, unless it must be rebuilt.
+    #[inline]
+    pub fn value(&self) -> Option<&Tensor> {
+        match self {
+            Slot::Value(t) => Some(t),
+            Slot::Region(..) => None,
+        }
+    }
+
+    /// Rebuilds the value if need be, and passes it through `wrap`.
+    pub fn open(&mut self, retain: bool, wrap: impl FnOnce(Tensor) -> Tensor) -> Result<()> {
+        let value = match self {
+            Slot::Value(t) => t.clone(),
+            Slot::Region(region, i) => region.fetch(*i, retain)?,
+        };
+        *self = Slot::Value(wrap(value));
+        Ok(())
+    }
+}
+
 /// What a node keeps for its rule; entries that the rule does not read are `None`.
 #[derive(Clone, Default)]
 pub(crate) struct Saved {
-    pub inputs: SmallVec<[Option<Slot>; 3]>,
-    pub outputs: SmallVec<[Option<Slot>; 2]>,
+    pub inputs: SmallVec<[Option<Slot>; 2]>,
+    pub outputs: SmallVec<[Option<Slot>; 1]>,
 }
 
 /// One recorded operation.
 pub(crate) struct Node {
     pub op: OpRef,
-    pub edges: SmallVec<[Option<Edge>; 3]>,
-    pub avals: SmallVec<[Aval; 3]>,
+    pub edges: SmallVec<[Option<Edge>; 2]>,
+    pub avals: SmallVec<[Aval; 2]>,
     pub outputs: usize,
     pub saved: Mutex<Option<Saved>>,
     pub sequence: u64,

@@ -144,15 +144,13 @@ impl Tensor {
         hook: impl Fn(&Tensor) -> Result<Option<Tensor>> + Send + Sync + 'static,
     ) -> Result<Tensor> {
         let hook: Hook = Arc::new(hook);
-        if let Inner::Reverse {
-            edge: Edge::Leaf(leaf),
-            ..
-        } = &*self.0
+        if let Inner::Reverse(r) = &self.0
+            && let Edge::Leaf(leaf) = &r.edge
         {
             leaf.add_hook(hook);
             return Ok(self.clone());
         }
-        if !self.is_tracked() && !matches!(&*self.0, Inner::Dual { .. }) {
+        if !self.is_tracked() && !matches!(self.0, Inner::Dual(_)) {
             return Err(Error::autodiff(
                 "register_hook",
                 "this tensor does not require gradients",

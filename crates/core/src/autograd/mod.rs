@@ -29,11 +29,12 @@ use crate::op::Gradient;
 use crate::tensor::Inner;
 
 /// Adds `gradient` to `slot`, in place where nobody else can see the sum so far.
+#[inline]
 pub(crate) fn accumulate(slot: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
     match slot {
         None => *slot = Some(gradient),
         Some(sum) => {
-            if let Inner::Concrete(term) = &*gradient.0
+            if let Inner::Concrete(term) = &gradient.0
                 && let Some(target) = sum.exclusive_array()
                 && target.dtype() == term.dtype()
                 && target.shape() == term.shape()
@@ -51,7 +52,7 @@ pub(crate) fn accumulate_gradient(slot: &mut Option<Tensor>, gradient: Gradient)
     match gradient {
         Gradient::Whole(t) => accumulate(slot, t),
         Gradient::Part(part, at) => {
-            if let Inner::Concrete(term) = &*part.0
+            if let Inner::Concrete(term) = &part.0
                 && let Some(target) = slot.as_mut().and_then(Tensor::exclusive_array)
                 && at.add_in_place(target, term)?
             {

@@ -154,7 +154,9 @@ pub(super) fn backward(op: &OpRef, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Resul
     let of = VjpOf {
         op: op.clone(),
         inputs,
-        outputs: cx.outputs.iter().map(Option::is_some).collect(),
+        outputs: (0..cx.outputs())
+            .map(|j| cx.read_output(j).is_some())
+            .collect(),
         cotangents: cx.cotangents.iter().map(Option::is_some).collect(),
         needs: needs.clone(),
     };
@@ -162,7 +164,7 @@ pub(super) fn backward(op: &OpRef, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Resul
     for i in 0..inputs {
         operands.push(cx.input(i)?);
     }
-    operands.extend(cx.outputs.iter().flatten());
+    operands.extend((0..cx.outputs()).filter_map(|j| cx.read_output(j)));
     operands.extend(cx.cotangents.iter().flatten());
     let handle: OpRef = std::sync::Arc::new(of);
     let mut gradients = apply(&handle, &operands)?.into_iter();

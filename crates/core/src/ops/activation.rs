@@ -56,7 +56,7 @@ macro_rules! fixed {
                 pub fn $method(&self) -> Result<Tensor> {
                     static OP: LazyLock<OpRef> =
                         LazyLock::new(|| of_one(stringify!($method), $expr));
-                    if $keep_integers {
+                    if $keep_integers || self.dtype().is_float() {
                         return apply1(&OP, &[self]);
                     }
                     apply1(&OP, &[&as_float(self)?])

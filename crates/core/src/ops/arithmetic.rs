@@ -47,6 +47,13 @@ macro_rules! binary {
                             Pointwise::new($name, 2, $out, x(0).binary(Binary::$op, &x(1)));
                         op
                     });
+                    let (dtype, shape) = (self.dtype(), self.shape());
+                    if dtype == other.dtype()
+                        && shape == other.shape()
+                        && !($float && !dtype.is_float())
+                    {
+                        return apply1(&OP, &[self, other]);
+                    }
                     let (a, b) = paired(self, other, $name)?;
                     if $float && !a.dtype().is_float() {
                         let (a, b) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);

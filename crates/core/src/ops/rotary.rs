@@ -59,10 +59,10 @@ impl Linear for Rotary {
 
 /// Whether some transform follows this value.
 fn is_followed(t: &Tensor) -> bool {
-    match &*t.0 {
+    match &t.0 {
         Inner::Concrete(_) => false,
-        Inner::Region { value, .. } => is_followed(value),
-        Inner::Reverse { .. } | Inner::Dual { .. } => true,
+        Inner::Region(r) => is_followed(&r.value),
+        Inner::Reverse(_) | Inner::Dual(_) => true,
     }
 }
 

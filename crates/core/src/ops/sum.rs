@@ -1,13 +1,14 @@
 //! `sum` and `mean` over any dimensions. Linear: the transpose is a broadcast.
 
 use smallvec::SmallVec;
+use std::sync::LazyLock;
 
 use entrenar_base::{Array, DType, Error, Result, Shape};
-use entrenar_cpu::reduce::{Reduce, reduce};
+use entrenar_cpu::reduce::{Reduce, reduce, reduce_all};
 
 use crate::Tensor;
 use crate::apply::{apply1, handle, one};
-use crate::op::{Aval, Few, Linear, Op, Rule, Sink, VjpCx};
+use crate::op::{Aval, Few, Linear, Op, OpRef, Rule, Sink, VjpCx};
 use crate::registry::{Entry, Sample};
 
 /// Sorted, distinct, non-negative dimensions.
@@ -63,11 +64,10 @@ impl Tensor {
     }
 }
 
-/// Sum over `dims`, which stay as size 1; or over everything, to rank 0.
+/// Sum over `dims`, which stay as size 1; or (`None`) over everything, to rank 0.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Sum {
-    dims: Dims,
-    to_scalar: bool,
+    dims: Option<Dims>,
 }
 
 impl Op for Sum {
@@ -80,18 +80,16 @@ impl Op for Sum {
         } else {
             DType::I64
         };
-        let shape = match self.to_scalar {
-            true => Shape::scalar(),
-            false => kept_shape(&inputs[0].shape, &self.dims),
+        let shape = match &self.dims {
+            None => Shape::scalar(),
+            Some(dims) => kept_shape(&inputs[0].shape, dims),
         };
         Ok(one(Aval::new(shape, dtype)))
     }
     fn eval(&self, inputs: &[&Array], _: &[Aval]) -> Result<Few<Array>> {
-        let sum = reduce(Reduce::Sum, inputs[0], &self.dims)?;
-        Ok(one(if self.to_scalar {
-            sum.reshape(())?
-        } else {
-            sum
+        Ok(one(match &self.dims {
+            None => reduce_all(Reduce::Sum, inputs[0])?,
+            Some(dims) => reduce(Reduce::Sum, inputs[0], dims)?,
         }))
     }
     fn rule(&self) -> Rule<'_> {
@@ -131,25 +129,17 @@ impl Tensor {
     /// When a dimension does not exist or is named twice.
     #[track_caller]
     pub fn sum_dim(&self, dims: &[isize], keepdim: bool) -> Result<Tensor> {
+        // A rank-0 gradient broadcasts to any shape, so one node does.
+        static TOTAL: LazyLock<OpRef> = LazyLock::new(|| handle(Sum { dims: None }));
+        if !keepdim && dims.is_empty() {
+            return apply1(&TOTAL, &[self]);
+        }
         let dims = dims_of("sum", self.shape(), dims)?;
         if !keepdim && dims.len() == self.rank() {
-            // A rank-0 gradient broadcasts to any shape, so one node does.
-            return apply1(
-                &handle(Sum {
-                    dims,
-                    to_scalar: true,
-                }),
-                &[self],
-            );
+            return apply1(&TOTAL, &[self]);
         }
-        apply1(
-            &handle(Sum {
-                dims: dims.clone(),
-                to_scalar: false,
-            }),
-            &[self],
-        )?
-        .drop_dims(&dims, keepdim)
+        let over = Some(dims.clone());
+        apply1(&handle(Sum { dims: over }), &[self])?.drop_dims(&dims, keepdim)
     }
 
     /// The mean of all elements, rank 0.
