@@ -178,10 +178,13 @@ impl Array {
         shape: impl Into<Shape>,
         fill: impl FnOnce(&mut [T]) -> Result<()>,
     ) -> Result<Array> {
-        Self::try_fill(Layout::try_contiguous(shape.into())?, fill)
+        let shape = shape.into();
+        let n = shape.checked_numel()?;
+        let storage = Self::filled(n, fill)?;
+        Ok(Self::owning(storage, Layout::counted(shape, n), T::DTYPE))
     }
 
-    /// [`Array::try_build`] in the shape of `model`, which need not be looked at again.
+    /// [`Array::try_build`] in the shape of `model`, which need not be checked again.
     ///
     /// # Errors
     /// When there is no memory for it, or whatever `fill` returns.
@@ -190,15 +193,18 @@ impl Array {
         model: &Array,
         fill: impl FnOnce(&mut [T]) -> Result<()>,
     ) -> Result<Array> {
-        Self::try_fill(model.0.layout.straightened(), fill)
+        let storage = Self::filled(model.numel(), fill)?;
+        Ok(Self::owning(
+            storage,
+            model.layout().straightened(),
+            T::DTYPE,
+        ))
     }
 
+    /// Fresh storage of `n` elements, a checked number, which `fill` wrote.
+    #[inline]
     #[track_caller]
-    fn try_fill<T: Element>(
-        layout: Layout,
-        fill: impl FnOnce(&mut [T]) -> Result<()>,
-    ) -> Result<Array> {
-        let n = layout.numel();
+    fn filled<T: Element>(n: usize, fill: impl FnOnce(&mut [T]) -> Result<()>) -> Result<Storage> {
         let mut storage = Storage::allocate(n * size_of::<T>())?;
         let ptr = storage.as_mut_ptr();
         if T::DTYPE == DType::Bool {
@@ -208,11 +214,17 @@ impl Array {
         // SAFETY: `n * size_of::<T>()` bytes, aligned to 64, exclusively owned and initialised
         // (the allocator's contract); every bit pattern is a valid T, or was zeroed for bool.
         fill(unsafe { std::slice::from_raw_parts_mut(ptr.cast::<T>(), n) })?;
-        Ok(Array(Arc::new(Header {
+        Ok(storage)
+    }
+
+    /// The array of a storage that nobody else has; `layout` lies within it.
+    #[inline]
+    fn owning(storage: Storage, layout: Layout, dtype: DType) -> Array {
+        Array(Arc::new(Header {
             bytes: Bytes::Own(storage),
             layout,
-            dtype: T::DTYPE,
-        })))
+            dtype,
+        }))
     }
 
     /// A contiguous array over the whole of a storage.
@@ -229,11 +241,7 @@ impl Array {
                 && (storage.as_ptr() as usize).is_multiple_of(dtype.size()),
             "{layout:?} of {dtype} needs another storage than {storage:?}"
         );
-        Array(Arc::new(Header {
-            bytes: Bytes::Own(storage),
-            layout,
-            dtype,
-        }))
+        Self::owning(storage, layout, dtype)
     }
 
     /// The shape.

@@ -84,40 +84,26 @@ impl Layout {
     /// Row-major layout without gaps.
     pub fn contiguous(shape: impl Into<Shape>) -> Self {
         let shape = shape.into();
-        Layout {
-            strides: row_major(&shape),
-            offset: 0,
-            numel: shape.numel(),
-            contiguous: true,
-            shape,
-        }
+        let numel = shape.numel();
+        Self::counted(shape, numel)
     }
 
-    /// [`Layout::contiguous`] of a shape that was not checked.
-    ///
-    /// # Errors
-    /// When the number of elements overflows.
-    #[track_caller]
-    pub(crate) fn try_contiguous(shape: Shape) -> Result<Self> {
-        let numel = shape.checked_numel()?;
-        Ok(Layout {
+    /// [`Layout::contiguous`] of a shape whose elements were counted.
+    #[inline]
+    pub(crate) fn counted(shape: Shape, numel: usize) -> Self {
+        Layout {
             strides: row_major(&shape),
             offset: 0,
             numel,
             contiguous: true,
             shape,
-        })
+        }
     }
 
     /// The row-major layout without gaps of the same shape.
+    #[inline]
     pub(crate) fn straightened(&self) -> Self {
-        Layout {
-            shape: self.shape.clone(),
-            strides: row_major(&self.shape),
-            offset: 0,
-            numel: self.numel,
-            contiguous: true,
-        }
+        Self::counted(self.shape.clone(), self.numel)
     }
 
     fn new(shape: Shape, strides: SmallVec<[isize; 6]>, offset: usize) -> Self {

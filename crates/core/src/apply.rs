@@ -64,8 +64,7 @@ pub fn apply(op: &OpRef, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
 /// As [`apply`].
 #[track_caller]
 pub fn apply1(op: &OpRef, inputs: &[&Tensor]) -> Result<Tensor> {
-    let mut outputs = apply(op, inputs)?;
-    Ok(outputs.swap_remove(0)) // every op has an output
+    Ok(first(apply(op, inputs)?))
 }
 
 pub(crate) fn run(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>> {
@@ -115,7 +114,7 @@ fn concrete(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>>
     }
     entrenar_cpu::init();
     let arrays = each(inputs, Tensor::array);
-    let mut outputs = diagnostics::evaluate(op.as_ref(), &arrays, how.location)?;
+    let outputs = diagnostics::evaluate(op.as_ref(), &arrays, how.location)?;
     if cfg!(debug_assertions) {
         let avals: Vec<Aval> = arrays.iter().map(|a| Aval::of(a)).collect();
         let expected = op.infer(&avals.iter().collect::<Vec<_>>())?;
@@ -127,7 +126,7 @@ fn concrete(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>>
         );
     }
     if outputs.len() == 1 {
-        return Ok(one(Tensor::concrete(outputs.swap_remove(0))));
+        return Ok(one(Tensor::concrete(first(outputs))));
     }
     Ok(outputs.into_iter().map(Tensor::concrete).collect())
 }
@@ -184,9 +183,9 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
         location: how.location,
         layer: memory::current_layer(),
     });
-    let (visible, mut results) = (node.outputs, results);
+    let visible = node.outputs;
     if results.len() == 1 && visible == 1 && results[0].dtype().is_float() {
-        let value = results.swap_remove(0);
+        let value = first(results);
         return Ok(one(Tensor::reverse(
             level,
             value,
@@ -261,6 +260,16 @@ pub(crate) fn expanded(e: &dyn Expand, inputs: &[&Tensor]) -> Result<Few<Tensor>
 /// Wraps an op for [`apply`].
 pub fn handle<O: Op>(op: O) -> OpRef {
     Arc::new(op)
+}
+
+/// The first of an op's results, of which there is at least one. Mostly it is the only one, and
+/// then it is moved out without looking for others to drop.
+#[inline]
+pub(crate) fn first<T>(results: Few<T>) -> T {
+    match results.into_inner() {
+        Ok([only]) => only,
+        Err(mut several) => several.swap_remove(0),
+    }
 }
 
 /// One result.
