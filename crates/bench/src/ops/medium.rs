@@ -107,6 +107,12 @@ const FAMILIES: &[Family] = families! {
     "conv2d 8x32x24x24 depthwise" [[8, 32, 24, 24], [32, 1, 3, 3]] |t| {
         t[0].conv2d(&t[1], None, &ConvOptions { groups: 32, ..padded(1) })
     };
+    "conv2d 16x128x28x28 depthwise" [[16, 128, 28, 28], [128, 1, 3, 3]] |t| {
+        t[0].conv2d(&t[1], None, &ConvOptions { groups: 128, ..padded(1) })
+    };
+    "conv2d 16x128x28x28 depthwise, stride 2" [[16, 128, 28, 28], [128, 1, 3, 3]] |t| {
+        t[0].conv2d(&t[1], None, &ConvOptions { groups: 128, stride: vec![2], ..padded(1) })
+    };
     "conv1d 8x32x256 5" [[8, 32, 256], [32, 32, 5]] |t| t[0].conv1d(&t[1], None, &one_padded(2));
     "max_pool 8x32x24x24" [[8, 32, 24, 24]] |t| Ok(t[0].max_pool(&PoolOptions::new(&[2, 2]))?.0);
     "avg_pool 8x32x24x24" [[8, 32, 24, 24]] |t| t[0].avg_pool(&PoolOptions::new(&[2, 2]), true, None);

@@ -51,6 +51,7 @@ pub(crate) use engine::Dot;
 pub(crate) use engine::{Engine, GemmFloat, Single, has_dot};
 pub(crate) use epilogue::{Epilogue, Rows};
 pub(crate) use panel::{Finish, Out, Problem, Right, run as run_panel};
+pub(crate) use tile::{Once, Round, Twice};
 
 /// Block of the inner dimension. Part of the numerical contract: changing it changes bits.
 const KC: usize = 256;

@@ -620,11 +620,11 @@ pub(super) fn word_kernels() -> &'static Kernels<i32, i32> {
 }
 
 /// How a step of a sum rounds.
-trait Round {
+pub(crate) trait Round {
     fn step<T: GemmFloat>(x: T, y: T, sum: T) -> T;
 }
 /// Once.
-struct Once;
+pub(crate) struct Once;
 impl Round for Once {
     #[inline(always)]
     fn step<T: GemmFloat>(x: T, y: T, sum: T) -> T {
@@ -632,7 +632,7 @@ impl Round for Once {
     }
 }
 /// After the product and after the sum, where the instruction set has nothing better.
-struct Twice;
+pub(crate) struct Twice;
 impl Round for Twice {
     #[inline(always)]
     fn step<T: GemmFloat>(x: T, y: T, sum: T) -> T {
