@@ -1,5 +1,6 @@
-"""Writes crates/cpu/tests/data/torch.json and int_mm.txt: what PyTorch computes for cases where conventions differ
-between libraries (convolution geometry, pooling borders, label smoothing, attention masks).
+"""Writes crates/cpu/tests/data/torch.json: what PyTorch computes for cases where conventions differ
+between libraries (convolution geometry, pooling borders, label smoothing, attention masks); and
+int_mm.txt beside it: products of signed bytes.
 
 Inputs are not stored: both sides make them with `numbers`. All in float64, rounded to 7 digits.
 Run: python oracles/cpu_goldens.py   (needs torch)

@@ -65,6 +65,12 @@ const FAMILIES: &[Family] = families! {
     "log_softmax" [[512, 512]] |t| t[0].log_softmax(-1);
     "layer_norm" [[512, 512], [512], [512]] |t| t[0].layer_norm(1, Some(&t[1]), Some(&t[2]), 1e-5);
     "rms_norm" [[512, 512], [512]] |t| t[0].rms_norm(1, Some(&t[1]), 1e-5);
+    "add, layer_norm 2048x768" [[2048, 768], [2048, 768], [768], [768]] |t| {
+        t[0].add(&t[1])?.layer_norm(1, Some(&t[2]), Some(&t[3]), 1e-5)
+    };
+    "add_layer_norm 2048x768" [[2048, 768], [2048, 768], [768], [768]] |t| {
+        Ok(t[0].add_layer_norm(&t[1], 1, Some(&t[2]), Some(&t[3]), 1e-5)?.0)
+    };
     "batch_norm 16x32x24x24" [[16, 32, 24, 24], [32], [32]] |t| {
         Ok(t[0].batch_norm(Some(&t[1]), Some(&t[2]), 1e-5)?.0)
     };

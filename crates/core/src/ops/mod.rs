@@ -6,6 +6,7 @@
 //! one line to each of the two lists below.
 
 pub mod activation;
+pub mod add_norm;
 pub mod arithmetic;
 pub mod attention;
 pub mod batch_norm;
@@ -89,4 +90,5 @@ pub(crate) const ENTRIES: &[&[Entry]] = &[
     unary::ENTRIES,
     where_::ENTRIES,
     int_matmul::ENTRIES,
+    add_norm::ENTRIES,
 ];

@@ -42,6 +42,7 @@ use entrenar_base::DType;
 
 use crate::product::Compute;
 
+pub(crate) use ahead::{ask_to_read, ask_to_write};
 pub(crate) use bytes::Words;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use bytes::{Quads, has_quads};
