@@ -1,5 +1,6 @@
 """Writes crates/cpu/tests/data/torch.json: what PyTorch computes for cases where conventions differ
-between libraries (convolution geometry, pooling borders, label smoothing, attention masks).
+between libraries (convolution geometry, pooling borders, label smoothing, attention masks); and
+int_mm.txt beside it: products of signed bytes.
 
 Inputs are not stored: both sides make them with `numbers`. All in float64, rounded to 7 digits.
 Run: python oracles/cpu_goldens.py   (needs torch)
@@ -150,3 +151,21 @@ cases = [*conv_cases(), *pool_cases(), *loss_cases(), *attention_cases()]
 OUT.parent.mkdir(exist_ok=True)
 OUT.write_text("[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "\n]\n")
 print(len(cases), "cases,", OUT.stat().st_size, "bytes")
+
+# Products of signed bytes: sizes m k n, then the sum, the sum weighted by place modulo 97, the first
+# element and the last.
+SIZES = [(17, 33, 24), (32, 64, 16), (19, 7, 40), (64, 1000, 72), (100, 129, 8), (18, 2000, 64)]
+
+
+def codes(rows, columns, seed):
+    values = [(i * 7919 + seed * 104729) % 1009 % 256 - 128 for i in range(rows * columns)]
+    return torch.tensor(values, dtype=torch.int8).reshape(rows, columns)
+
+
+lines = ["# m k n: sum, weighted sum, first, last of torch._int_mm (oracles/cpu_goldens.py)"]
+for m, k, n in SIZES:
+    c = torch._int_mm(codes(m, k, 1), codes(k, n, 2)).reshape(-1).to(torch.int64)
+    weights = torch.arange(m * n) % 97
+    parts = [c.sum(), (c * weights).sum(), c[0], c[-1]]
+    lines.append(f"{m} {k} {n}: " + " ".join(str(int(v)) for v in parts))
+(OUT.parent / "int_mm.txt").write_text("\n".join(lines) + "\n")

@@ -549,10 +549,10 @@ impl Array {
         Ok(self.with_layout(Layout::strided(shape, strides, offset, len)?))
     }
 
-    /// The same bits read as another dtype of equal size (u8 and bool excepted: bool is checked).
+    /// The same bits read as another dtype of equal size (what becomes bool is checked).
     ///
     /// # Errors
-    /// When sizes differ, or u8 values other than 0 and 1 would become bool.
+    /// When sizes differ, or values other than 0 and 1 would become bool.
     #[track_caller]
     pub fn bitcast(&self, dtype: DType) -> Result<Array> {
         if dtype.size() != self.0.dtype.size() {
@@ -562,13 +562,15 @@ impl Array {
                 dtype,
             ));
         }
-        if dtype == DType::Bool
-            && self.0.dtype == DType::U8
-            && self.data::<u8>().iter().any(|&b| b > 1)
-        {
+        let not_flags = match self.0.dtype {
+            DType::U8 => self.data::<u8>().iter().any(|&b| b > 1),
+            DType::I8 => self.data::<i8>().iter().any(|&b| b != 0 && b != 1),
+            _ => false,
+        };
+        if dtype == DType::Bool && not_flags {
             return Err(Error::argument(
                 "bitcast",
-                "u8 values 0 or 1 for bool",
+                "values 0 or 1 for bool",
                 "a larger value",
             ));
         }
@@ -604,6 +606,7 @@ fn format_element(f: &mut fmt::Formatter<'_>, array: &Array, at: usize) -> fmt::
     match array.0.dtype {
         DType::Bool => write!(f, "{}", array.data::<bool>()[at]),
         DType::U8 => write!(f, "{}", array.data::<u8>()[at]),
+        DType::I8 => write!(f, "{}", array.data::<i8>()[at]),
         DType::I32 => write!(f, "{}", array.data::<i32>()[at]),
         DType::I64 => write!(f, "{}", array.data::<i64>()[at]),
         DType::F16 => write!(f, "{}", array.data::<f16>()[at].to_f32()),

@@ -16,6 +16,8 @@ pub enum DType {
     Bool,
     /// Unsigned 8-bit integer.
     U8,
+    /// Signed 8-bit integer.
+    I8,
     /// Signed 32-bit integer.
     I32,
     /// Signed 64-bit integer (indices).
@@ -33,9 +35,10 @@ pub enum DType {
 
 impl DType {
     /// Every dtype, in promotion order.
-    pub const ALL: [DType; 8] = [
+    pub const ALL: [DType; 9] = [
         DType::Bool,
         DType::U8,
+        DType::I8,
         DType::I32,
         DType::I64,
         DType::F16,
@@ -47,7 +50,7 @@ impl DType {
     /// Bytes per element.
     pub const fn size(self) -> usize {
         match self {
-            DType::Bool | DType::U8 => 1,
+            DType::Bool | DType::U8 | DType::I8 => 1,
             DType::F16 | DType::BF16 => 2,
             DType::I32 | DType::F32 => 4,
             DType::I64 | DType::F64 => 8,
@@ -59,9 +62,9 @@ impl DType {
         matches!(self, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
     }
 
-    /// True for u8, i32 and i64 (not bool).
+    /// True for u8, i8, i32 and i64 (not bool).
     pub const fn is_int(self) -> bool {
-        matches!(self, DType::U8 | DType::I32 | DType::I64)
+        matches!(self, DType::U8 | DType::I8 | DType::I32 | DType::I64)
     }
 
     /// The name PyTorch users know without its prefix: `f32`, `bf16`, …
@@ -69,6 +72,7 @@ impl DType {
         match self {
             DType::Bool => "bool",
             DType::U8 => "u8",
+            DType::I8 => "i8",
             DType::I32 => "i32",
             DType::I64 => "i64",
             DType::F16 => "f16",
@@ -80,13 +84,15 @@ impl DType {
 
     /// The dtype that holds values of both (PyTorch's lattice for tensors of equal rank).
     ///
-    /// f16 with bf16 gives f32; an integer with a float gives the float.
+    /// f16 with bf16 gives f32; an integer with a float gives the float; u8 with i8 gives i32
+    /// (PyTorch has a 16-bit integer between them).
     #[inline]
     pub fn promote(self, other: DType) -> DType {
         use DType::*;
         match (self, other) {
             (a, b) if a == b => a,
             (F16, BF16) | (BF16, F16) => F32,
+            (U8, I8) | (I8, U8) => I32,
             (a, b) => a.max(b),
         }
     }
@@ -117,7 +123,7 @@ impl FromStr for DType {
             .ok_or_else(|| {
                 Error::argument(
                     "dtype",
-                    "one of bool u8 i32 i64 f16 bf16 f32 f64",
+                    "one of bool u8 i8 i32 i64 f16 bf16 f32 f64",
                     format!("`{s}`"),
                 )
             })
@@ -128,7 +134,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A Rust type that an array can hold. Sealed: exactly the eight of [`DType`].
+/// A Rust type that an array can hold. Sealed: exactly the nine of [`DType`].
 pub trait Element:
     sealed::Sealed + Copy + Default + PartialEq + PartialOrd + fmt::Debug + Send + Sync + 'static
 {
@@ -177,7 +183,7 @@ macro_rules! number {
         }
     )*};
 }
-number!(u8 => U8, i32 => I32, i64 => I64, f32 => F32, f64 => F64);
+number!(u8 => U8, i8 => I8, i32 => I32, i64 => I64, f32 => F32, f64 => F64);
 
 macro_rules! half_number {
     ($($t:ty => $tag:ident),*) => {$(
@@ -234,6 +240,10 @@ macro_rules! dispatch {
                 type $T = u8;
                 $body
             }
+            $crate::DType::I8 => {
+                type $T = i8;
+                $body
+            }
             $crate::DType::I32 => {
                 type $T = i32;
                 $body
@@ -280,6 +290,8 @@ mod tests {
         assert_eq!(DType::F16.promote(DType::BF16), DType::F32);
         assert_eq!(DType::I64.promote(DType::F16), DType::F16);
         assert_eq!(DType::Bool.promote(DType::U8), DType::U8);
+        assert_eq!(DType::U8.promote(DType::I8), DType::I32);
+        assert_eq!(DType::I8.promote(DType::F16), DType::F16);
     }
 
     #[test]

@@ -153,6 +153,8 @@ pub enum GemmType {
     F16,
     /// IEEE double precision.
     F64,
+    /// Signed bytes with i32 sums.
+    I8,
 }
 
 impl GemmType {
@@ -163,6 +165,7 @@ impl GemmType {
             GemmType::Bf16 => DType::BF16,
             GemmType::F16 => DType::F16,
             GemmType::F64 => DType::F64,
+            GemmType::I8 => DType::I8,
         }
     }
 }

@@ -195,17 +195,17 @@ fn a_broken_suite_ends_with_two() {
 #[test]
 fn a_foreign_dtype_is_skipped() {
     let directory = tempfile::tempdir().unwrap();
-    let header = r#"{"x":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}"#;
+    let header = r#"{"x":{"dtype":"I16","shape":[1],"data_offsets":[0,2]}}"#;
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
-    bytes.push(7);
+    bytes.extend([7, 0]);
     std::fs::write(directory.path().join("tensors.safetensors"), bytes).unwrap();
     let case = json!({"op": "abs", "input": tensor("x"), "outputs": [tensor("x")]});
     let text = json!({"cases": [case]}).to_string();
     std::fs::write(directory.path().join("cases.json"), text).unwrap();
     let (text, output) = run(&[], directory.path());
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("abs: dtype I8 (1 case)"), "{text}");
+    assert!(text.contains("abs: dtype I16 (1 case)"), "{text}");
     assert!(
         text.ends_with("\n0 passed, 0 failed, 1 skipped\n"),
         "{text}"

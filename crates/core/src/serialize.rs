@@ -99,6 +99,7 @@ fn in_range(i: i64, dtype: DType) -> bool {
     match dtype {
         DType::Bool => (0..=1).contains(&i),
         DType::U8 => u8::try_from(i).is_ok(),
+        DType::I8 => i8::try_from(i).is_ok(),
         DType::I32 => i32::try_from(i).is_ok(),
         _ => true,
     }

@@ -39,6 +39,7 @@ macro_rules! with_bits {
             DType::I64 => with_bits!(@ i64, $t, $body),
             DType::I32 => with_bits!(@ i32, $t, $body),
             DType::U8 => with_bits!(@ u8, $t, $body),
+            DType::I8 => with_bits!(@ i8, $t, $body),
             DType::Bool => with_bits!(@ bool, $t, $body),
             other => Err(Error::dtype($op, "integers or bool", other)),
         }

@@ -251,6 +251,9 @@ pub fn scatter_add(base: &Array, dim: usize, index: &Array, src: &Array) -> Resu
         DType::U8 => scatter_with::<u8>(OP, base, dim, index, src, |o, v| {
             *o = o.wrapping_add(v);
         }),
+        DType::I8 => scatter_with::<i8>(OP, base, dim, index, src, |o, v| {
+            *o = o.wrapping_add(v);
+        }),
         DType::Bool => Err(Error::dtype(OP, "a dtype with addition", "bool")),
         half @ (DType::F16 | DType::BF16) => {
             let (base, src) = (kit::cast(base, DType::F32)?, kit::cast(src, DType::F32)?);

@@ -413,7 +413,7 @@ pub(crate) fn integers<'a>(op: &str, index: &'a Array) -> Result<Cow<'a, [i64]>>
     if !index.dtype().is_int() {
         return Err(Error::dtype(
             op,
-            "an integer index (i64, i32 or u8)",
+            "an integer index (i64, i32, i8 or u8)",
             index.dtype(),
         ));
     }
@@ -427,6 +427,7 @@ pub(crate) fn integers<'a>(op: &str, index: &'a Array) -> Result<Cow<'a, [i64]>>
     match index.dtype() {
         DType::I64 => all.extend(index.view::<i64>()?.iter()),
         DType::I32 => all.extend(index.view::<i32>()?.iter().map(i64::from)),
+        DType::I8 => all.extend(index.view::<i8>()?.iter().map(i64::from)),
         _ => all.extend(index.view::<u8>()?.iter().map(i64::from)),
     }
     Ok(Cow::Owned(all))

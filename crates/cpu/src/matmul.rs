@@ -1,7 +1,7 @@
 //! Matrix products, batched, of operands in any layout.
 //!
-//! Floats run `crate::gemm`; bf16 and f16 sums are f32 and rounded once. Integers run plain loops in
-//! i64 (wrapping, as in PyTorch). [`crate::product`] mixes dtypes and adds what follows a product.
+//! Floats run `crate::gemm`; bf16 and f16 sums are f32 and rounded once. So do bytes whose sums are
+//! i32 ([`int_matmul`]). Other integers run plain loops in i64 (wrapping, as in PyTorch). [`crate::product`] mixes dtypes and adds what follows a product.
 //!
 //! An element has the same bits however the work was cut, so the cut may follow the number of
 //! threads. A test holds this.
@@ -9,9 +9,13 @@
 use entrenar_base::{Array, DType, Element, Error, Result, Shape, dispatch};
 use smallvec::SmallVec;
 
-use crate::gemm::{Batch, GemmFloat, Kind, Out, Problem, Right, Rows, Source, multiply};
+use crate::gemm::{
+    Batch, Engine, GemmFloat, Kind, Out, Problem, Right, Rows, Source, Words, multiply,
+};
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::{Quads, has_quads};
 use crate::product::{Compute, Options, product, product_acc};
-use crate::team;
+use crate::team::{self, Shared};
 
 /// `a[batch…, m, k] · b[batch…, k, n]` → `[batch…, m, n]`.
 ///
@@ -269,6 +273,67 @@ fn products<T: GemmFloat>(
     Ok(())
 }
 
+/// `a[batch…, m, k] · b[batch…, k, n]` of i8 with i32 sums: exact for an inner size up to 131,071,
+/// beyond which extreme values may wrap. Both may lie in any layout.
+///
+/// # Errors
+/// When a dtype is not i8 or the shapes do not fit.
+///
+/// ```
+/// use entrenar_base::Array;
+/// let a = Array::from_vec(vec![-128i8, 127, 1, 2], [2, 2])?;
+/// let c = entrenar_cpu::matmul::int_matmul(&a, &a.transpose(0, 1)?)?;
+/// assert_eq!(c.to_vec::<i32>()?, [32513, 126, 126, 5]);
+/// # Ok::<(), entrenar_base::Error>(())
+/// ```
+#[track_caller]
+pub fn int_matmul(a: &Array, b: &Array) -> Result<Array> {
+    const OP: &str = "int_matmul";
+    if a.dtype() != DType::I8 || b.dtype() != DType::I8 {
+        let got = format!("{} and {}", a.dtype(), b.dtype());
+        return Err(Error::dtype(OP, "two operands of i8", got));
+    }
+    let sizes = Sizes::fitting(OP, a, b)?;
+    Array::try_build(sizes.shape(a), |out: &mut [i32]| {
+        #[cfg(target_arch = "x86_64")]
+        if has_quads() {
+            return exact::<Quads>(&sizes, a, b, out);
+        }
+        exact::<Words>(&sizes, a, b, out)
+    })
+}
+
+/// All products of a batch of i8 into contiguous `out`.
+fn exact<E: Engine<S = i32>>(s: &Sizes, a: &Array, b: &Array, out: &mut [i32]) -> Result<()> {
+    let a = s.left(a.view::<i8>()?.data().as_ptr().cast(), Kind::I8);
+    let b = s.right(b.view::<i8>()?.data().as_ptr().cast(), Kind::I8);
+    let c = Shared::new(out);
+    let at = |j: usize| Problem::<E> {
+        k: s.k,
+        alpha: 1,
+        a: s.left_of(a, j),
+        b: Right::Strided(s.right_of(b, j)),
+        round: false,
+        out: Out {
+            c: c.as_mut_ptr().wrapping_add(j * s.m * s.n),
+            width: s.n,
+            accumulate: false,
+            finish: None,
+            first_row: j * s.m,
+        },
+    };
+    let batch = Batch {
+        count: s.batches(),
+        m: s.m,
+        n: s.n,
+        k: s.k,
+        at: &at,
+    };
+    // SAFETY: as in `products`.
+    unsafe { multiply(&batch) };
+    Ok(())
+}
+
 /// Integer products, wrapping in i64 and then in the dtype.
 fn integers<T: Element>(
     s: &Sizes,
@@ -452,6 +517,102 @@ mod tests {
         }
     }
 
+    /// Sums of bytes, wrapped to i32, by plain loops over the elements.
+    fn plain_bytes(a: &Array, b: &Array) -> Vec<i32> {
+        let (x, y) = (a.cast(DType::I64), b.cast(DType::I64));
+        let sums = matmul(&x, &y).unwrap().to_vec::<i64>().unwrap();
+        sums.into_iter().map(|s| s as i32).collect()
+    }
+
+    fn bytes(dims: &[usize], seed: u64) -> Array {
+        let random = entrenar_base::Philox::new(3, seed);
+        let n: usize = dims.iter().product();
+        // A quarter of the values are extremes.
+        let value = |i: usize| match (random.uniform(2 * i as u64) * 8.0) as u8 {
+            0 => i8::MIN,
+            1 => i8::MAX,
+            _ => (random.uniform(2 * i as u64 + 1) * 256.0) as u8 as i8,
+        };
+        Array::from_vec((0..n).map(value).collect(), dims.to_vec()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn products_of_bytes_are_exact(
+            batch in prop::collection::vec(1usize..3, 0..3),
+            m in 0usize..40, k in 0usize..70, n in 0usize..70, seed in any::<u16>(),
+        ) {
+            let dims = |r, c| [&batch[..], &[r, c]].concat();
+            let turned = |x: &Array| x.transpose(-1, -2).unwrap();
+            let a = [scattered(&bytes(&dims(m, k), 1), seed), turned(&bytes(&dims(k, m), 2))];
+            let b = [scattered(&bytes(&dims(k, n), 3), seed ^ 77), turned(&bytes(&dims(n, k), 4))];
+            for a in &a {
+                for b in &b {
+                    let c = int_matmul(a, b).unwrap();
+                    prop_assert_eq!(c.dims(), dims(m, n));
+                    prop_assert_eq!(c.to_vec::<i32>().unwrap(), plain_bytes(a, b));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn large_products_of_bytes_at_any_number_of_threads() {
+        for (m, k, n) in [
+            (300, 1500, 200),
+            (1, 5000, 70),
+            (70, 4099, 1),
+            (513, 64, 600),
+        ] {
+            let (a, b) = (
+                bytes(&[m, k], 5),
+                bytes(&[n, k], 6).transpose(0, 1).unwrap(),
+            );
+            assert_eq!(
+                int_matmul(&a, &b).unwrap().to_vec::<i32>().unwrap(),
+                plain_bytes(&a, &b)
+            );
+            same_at_any_thread_count(|| int_matmul(&a, &b).unwrap());
+        }
+    }
+
+    /// What torch._int_mm says: `oracles/cpu_goldens.py`.
+    #[test]
+    fn bytes_as_torch_multiplies_them() {
+        let lines = include_str!("../tests/data/int_mm.txt").lines();
+        let mut checked = 0;
+        for line in lines.filter(|l| !l.starts_with('#')) {
+            let (sizes, values) = line.split_once(':').unwrap();
+            let sizes: Vec<usize> = sizes.split(' ').map(|s| s.parse().unwrap()).collect();
+            let want: Vec<i64> = values
+                .split_whitespace()
+                .map(|s| s.parse().unwrap())
+                .collect();
+            let [m, k, n] = sizes[..] else {
+                panic!("{line}")
+            };
+            let numbers = |r: usize, c: usize, seed: usize| {
+                let value = |i| ((i * 7919 + seed * 104_729) % 1009 % 256) as i64 - 128;
+                let all = (0..r * c).map(|i| value(i) as i8).collect();
+                Array::from_vec(all, [r, c]).unwrap()
+            };
+            let c = int_matmul(&numbers(m, k, 1), &numbers(k, n, 2)).unwrap();
+            let c = c.to_vec::<i32>().unwrap();
+            let got = [
+                c.iter().map(|&x| i64::from(x)).sum(),
+                c.iter()
+                    .enumerate()
+                    .map(|(i, &x)| (i % 97) as i64 * i64::from(x))
+                    .sum(),
+                i64::from(c[0]),
+                i64::from(c[m * n - 1]),
+            ];
+            assert_eq!(&want, &got, "{line}");
+            checked += 1;
+        }
+        assert_eq!(checked, 6);
+    }
+
     #[test]
     fn misfits_are_errors() {
         let a = array(&[2, 3], DType::F32, 1);
@@ -465,6 +626,14 @@ mod tests {
         }
         let flags = array(&[2, 2], DType::Bool, 1);
         assert!(matmul(&flags, &flags).is_err());
+        let codes = array(&[2, 3], DType::I8, 1);
+        let e = int_matmul(&codes, &a).unwrap_err().to_string();
+        assert!(
+            e.contains("two operands of i8") && e.contains("i8 and f32"),
+            "{e}"
+        );
+        let e = int_matmul(&codes, &codes).unwrap_err().to_string();
+        assert!(e.contains("[batch…, k, n]") && e.contains("[2, 3]"), "{e}");
         let mut target = array(&[2, 3], DType::F32, 1);
         assert!(matmul_acc(&mut target, &a, &a.transpose(0, 1).unwrap()).is_err());
     }

@@ -14,11 +14,15 @@ use std::ops::Range;
 use entrenar_base::{Array, DType, Error, Result, Shape};
 
 use crate::alloc::Scratch;
+use crate::gemm::{ask_to_read, ask_to_write};
 use crate::kit::{self, LANES, Real, multiversion, with_real};
+use crate::pointwise::{self, Binary, Compute};
 use crate::team::{self, Shared};
 
 /// Estimated nanoseconds per element of one kernel.
 const ELEMENT_NS: f64 = 0.4;
+/// Bytes of the next row that are asked for while one is normalised.
+const ASKED: usize = 4096;
 /// Most blocks of rows that weight gradients are summed in.
 const BLOCKS: usize = 64;
 
@@ -33,36 +37,38 @@ multiversion! {
         x: &[T], y: &mut [T], n: usize, w: &[T], b: &[T], eps: T, centered: bool,
         means: &mut [T], rstds: &mut [T],
     ) {
-        let count = T::of(n as f64);
-        // Index loops: iterator adaptors may stay calls, which cost as much as a short row.
         for row in 0..means.len() {
-            let x = &x[row * n..(row + 1) * n];
-            let y = &mut y[row * n..(row + 1) * n];
-            let mean = if centered { kit::sum(x) / count } else { T::ZERO };
-            let rstd = T::ONE / (kit::sum_squares(x, mean) / count + eps).sqrt();
-            if w.is_empty() {
-                for i in 0..n {
-                    y[i] = (x[i] - mean) * rstd;
-                }
-            } else if b.is_empty() {
-                let w = &w[..n];
-                for i in 0..n {
-                    y[i] = (x[i] - mean) * rstd * w[i];
-                }
-            } else {
-                let (w, b) = (&w[..n], &b[..n]);
-                for i in 0..n {
-                    y[i] = ((x[i] - mean) * rstd).mul_add(w[i], b[i]);
-                }
-            }
-            means[row] = mean;
-            rstds[row] = rstd;
+            let at = row * n..(row + 1) * n;
+            (means[row], rstds[row]) = norm_row(&x[at.clone()], &mut y[at], w, b, eps, centered);
         }
     }
 
-    /// Input gradient of rows of `n`; `w` holds `n` elements.
+    /// As [`norm_rows`], of the sums of `x` and `r`, which are kept in `s`.
+    fn add_norm_rows<T: Real>(
+        x: &[T], r: &[T], s: &mut [T], y: &mut [T], n: usize, w: &[T], b: &[T], eps: T,
+        centered: bool, means: &mut [T], rstds: &mut [T],
+    ) {
+        for row in 0..means.len() {
+            let at = row * n..(row + 1) * n;
+            let sums = &mut s[at.clone()];
+            let (x, r) = (&x[at.clone()], &r[at.clone()]);
+            for i in 0..n {
+                sums[i] = x[i] + r[i];
+            }
+            // Four streams are more than the processor foresees; what is done in L1 hides the wait.
+            let bytes = (n * size_of::<T>()).min(ASKED);
+            ask_to_read(x.as_ptr().wrapping_add(n).cast(), bytes);
+            ask_to_read(r.as_ptr().wrapping_add(n).cast(), bytes);
+            ask_to_write(sums.as_mut_ptr().wrapping_add(n).cast(), 1, 0, bytes);
+            let y = &mut y[at];
+            ask_to_write(y.as_mut_ptr().wrapping_add(n).cast(), 1, 0, bytes);
+            (means[row], rstds[row]) = norm_row(sums, y, w, b, eps, centered);
+        }
+    }
+
+    /// Input gradient of rows of `n`, added to `plus` if that holds any; `w` holds `n` elements.
     fn norm_backward_rows<T: Real>(
-        g: &[T], x: &[T], means: &[T], rstds: &[T], w: &[T], dx: &mut [T], n: usize,
+        g: &[T], x: &[T], means: &[T], rstds: &[T], w: &[T], plus: &[T], dx: &mut [T], n: usize,
         centered: bool,
     ) {
         let count = T::of(n as f64);
@@ -94,9 +100,17 @@ multiversion! {
             }
             let first = if centered { kit::add_lanes(sum_h) / count } else { T::ZERO };
             let second = kit::add_lanes(sum_hx) / count;
-            for i in 0..n {
-                let normal = (x[i] - mean) * rstd;
-                dx[i] = rstd * (g[i] * w[i] - first - normal * second);
+            if plus.is_empty() {
+                for i in 0..n {
+                    let normal = (x[i] - mean) * rstd;
+                    dx[i] = rstd * (g[i] * w[i] - first - normal * second);
+                }
+            } else {
+                let plus = &plus[row * n..(row + 1) * n];
+                for i in 0..n {
+                    let normal = (x[i] - mean) * rstd;
+                    dx[i] = plus[i] + rstd * (g[i] * w[i] - first - normal * second);
+                }
             }
         }
     }
@@ -202,6 +216,38 @@ multiversion! {
             dx[i] = a * (g - first - d * rstd * second);
         }
     }
+}
+
+/// Normalises one row; returns its mean (0 where it is not subtracted) and reciprocal deviation. `w`
+/// and `b` hold as many elements, or none.
+#[inline(always)]
+fn norm_row<T: Real>(x: &[T], y: &mut [T], w: &[T], b: &[T], eps: T, centered: bool) -> (T, T) {
+    let n = y.len();
+    let x = &x[..n];
+    let count = T::of(n as f64);
+    // Index loops: iterator adaptors may stay calls, which cost as much as a short row.
+    let mean = if centered {
+        kit::sum(x) / count
+    } else {
+        T::ZERO
+    };
+    let rstd = T::ONE / (kit::sum_squares(x, mean) / count + eps).sqrt();
+    if w.is_empty() {
+        for i in 0..n {
+            y[i] = (x[i] - mean) * rstd;
+        }
+    } else if b.is_empty() {
+        let w = &w[..n];
+        for i in 0..n {
+            y[i] = (x[i] - mean) * rstd * w[i];
+        }
+    } else {
+        let (w, b) = (&w[..n], &b[..n]);
+        for i in 0..n {
+            y[i] = ((x[i] - mean) * rstd).mul_add(w[i], b[i]);
+        }
+    }
+    (mean, rstd)
 }
 
 /// The gradient that a relu of d·scale + shift lets through, all of it without one.
@@ -319,6 +365,7 @@ fn norm_backward(
     mean: Option<&Array>,
     rstd: &Array,
     weight: Option<&Array>,
+    plus: Option<&Array>,
     needs: [bool; 3],
 ) -> Result<NormGradients> {
     let compute = kit::compute_dtype(op, x.dtype())?;
@@ -330,6 +377,17 @@ fn norm_backward(
             grad.shape(),
         ));
     }
+    if let Some(plus) = plus {
+        kit::same_dtype(op, x, plus)?;
+        if plus.shape() != x.shape() {
+            let expected = format!("a gradient of the sum of shape {}", x.shape());
+            return Err(Error::shape(op, expected, plus.shape()));
+        }
+    }
+    // 16-bit gradients are rounded before they are added.
+    let later = plus.filter(|_| compute != x.dtype());
+    let plus = plus.filter(|_| compute == x.dtype());
+    let dense_plus = plus.map(|p| kit::dense(p, compute)).transpose()?;
     let rows = rstd.numel();
     let trailing = || x.dims().last().copied().unwrap_or(1);
     let n = x
@@ -361,6 +419,10 @@ fn norm_backward(
             Some(w) => w.to_vec::<T>()?,
             None => vec![1.0; n],
         };
+        let plus = match &dense_plus {
+            Some(plus) => plus.as_slice::<T>()?,
+            None => &[],
+        };
         let dx = need_x.then(|| {
             Array::build(dense_x.shape(), |dx: &mut [T]| {
                 if n == 0 {
@@ -368,9 +430,10 @@ fn norm_backward(
                 }
                 team::split_mut(dx, rows, n as f64 * ELEMENT_NS, |range, dx| {
                     let at = range.start * n..range.end * n;
+                    let plus = if plus.is_empty() { plus } else { &plus[at.clone()] };
                     norm_backward_rows(
-                        &g[at.clone()], &x[at], &means[range.clone()], &rstds[range], &w, dx, n,
-                        centered,
+                        &g[at.clone()], &x[at], &means[range.clone()], &rstds[range], &w, plus, dx,
+                        n, centered,
                     );
                 });
             })
@@ -412,7 +475,12 @@ fn norm_backward(
                 db = Some(finish(&total[n..])?);
             }
         }
-        Ok((dx.map(|d| kit::cast(&d, grad.dtype())).transpose()?, dw, db))
+        let dx = dx.map(|d| kit::cast(&d, grad.dtype())).transpose()?;
+        let dx = match (dx, later) {
+            (Some(dx), Some(plus)) => Some(add(&dx, plus)?),
+            (dx, _) => dx,
+        };
+        Ok((dx, dw, db))
     })
 }
 
@@ -466,6 +534,7 @@ pub fn layer_norm_backward(
         Some(mean),
         rstd,
         weight,
+        None,
         needs,
     )
 }
@@ -494,8 +563,141 @@ pub fn rms_norm_backward(
     needs: [bool; 2],
 ) -> Result<(Option<Array>, Option<Array>)> {
     let needs = [needs[0], needs[1], false];
-    let (dx, dw, _) = norm_backward("rms_norm_backward", grad, x, None, rstd, weight, needs)?;
+    let (dx, dw, _) = norm_backward(
+        "rms_norm_backward",
+        grad,
+        x,
+        None,
+        rstd,
+        weight,
+        None,
+        needs,
+    )?;
     Ok((dx, dw))
+}
+
+/// The sum of two arrays of one shape and dtype, rounded to it.
+fn add(x: &Array, y: &Array) -> Result<Array> {
+    let dtype = x.dtype();
+    pointwise::binary(Binary::Add, Compute::of(dtype), x, y, dtype)
+}
+
+/// A sum of two arrays and its norm.
+#[derive(Clone, Debug)]
+pub struct AddNorm {
+    /// The sum, in the dtype of the operands.
+    pub sum: Array,
+    /// The normalised sum.
+    pub output: Array,
+    /// The mean of each row, `[rows]`; zeros where it is not subtracted.
+    pub mean: Array,
+    /// 1/√(variance + eps) of each row, `[rows]`.
+    pub rstd: Array,
+}
+
+/// `x + residual` and its norm over the trailing dimensions that hold `n` elements together, in one
+/// pass: [`layer_norm`] of the sum where `centered`, else [`rms_norm`], to the bit. 16-bit sums are
+/// rounded before they are normalised, in a pass of their own.
+///
+/// # Errors
+/// When the operands differ in shape or dtype, and as [`layer_norm`].
+///
+/// ```
+/// use entrenar_base::Array;
+/// let x = Array::from_vec(vec![1.0f64, 1.0], [1, 2])?;
+/// let residual = Array::from_vec(vec![0.0f64, 2.0], [1, 2])?;
+/// let done = entrenar_cpu::norm::add_norm(&x, &residual, 2, None, None, 0.0, true)?;
+/// assert_eq!(done.sum.to_vec::<f64>()?, [1.0, 3.0]);
+/// assert_eq!(done.output.to_vec::<f64>()?, [-1.0, 1.0]);
+/// # Ok::<(), entrenar_base::Error>(())
+/// ```
+#[track_caller]
+pub fn add_norm(
+    x: &Array,
+    residual: &Array,
+    n: usize,
+    weight: Option<&Array>,
+    bias: Option<&Array>,
+    eps: f64,
+    centered: bool,
+) -> Result<AddNorm> {
+    const OP: &str = "add_norm";
+    kit::same_dtype(OP, x, residual)?;
+    if x.shape() != residual.shape() {
+        let expected = format!("a residual of shape {}", x.shape());
+        return Err(Error::shape(OP, expected, residual.shape()));
+    }
+    let compute = kit::compute_dtype(OP, x.dtype())?;
+    if compute != x.dtype() {
+        let sum = add(x, residual)?;
+        let (output, mean, rstd) = norm_forward(OP, &sum, n, weight, bias, eps, centered)?;
+        return Ok(AddNorm {
+            sum,
+            output,
+            mean,
+            rstd,
+        });
+    }
+    let rows = row_count(OP, x, n)?;
+    let weight = parameter(OP, "weight", weight, n, compute)?;
+    let bias = parameter(OP, "bias", bias, n, compute)?;
+    let (x, residual) = (kit::contiguous(x)?, kit::contiguous(residual)?);
+    with_real!(compute, T => {
+        let (xs, rs) = (x.as_slice::<T>()?, residual.as_slice::<T>()?);
+        let (w, b) = weight_and_bias::<T>(weight.as_ref(), bias.as_ref(), n)?;
+        let mut mean = Array::zeros([rows], compute);
+        let mut rstd = Array::zeros([rows], compute);
+        let means = Shared::new(mean.make_mut::<T>()?);
+        let rstds = Shared::new(rstd.make_mut::<T>()?);
+        let mut output = None;
+        let sum = Array::build(x.shape(), |sum: &mut [T]| {
+            let sums = Shared::new(sum);
+            output = Some(Array::build(x.shape(), |y: &mut [T]| {
+                if n == 0 {
+                    return;
+                }
+                team::split_mut(y, rows, n as f64 * ELEMENT_NS, |range, y| {
+                    let at = range.start * n..range.end * n;
+                    // SAFETY: ranges of rows are disjoint.
+                    let (s, m, r) = unsafe {
+                        (sums.slice(at.clone()), means.slice(range.clone()), rstds.slice(range))
+                    };
+                    let (x, residual) = (&xs[at.clone()], &rs[at]);
+                    add_norm_rows(x, residual, s, y, n, &w, &b, eps as T, centered, m, r);
+                });
+            }));
+        });
+        let output = output.expect("built with the sum");
+        Ok(AddNorm { sum, output, mean, rstd })
+    })
+}
+
+/// Gradients of the norm of a sum with respect to the sum (and so to both of its operands), weight
+/// and bias; `needs` says which. `plus`, what flows to the sum from elsewhere, is added to its
+/// gradient. `sum`, `mean` (absent where it was not subtracted) and `rstd` are those of [`add_norm`].
+///
+/// # Errors
+/// When shapes do not fit.
+#[track_caller]
+pub fn add_norm_backward(
+    grad: &Array,
+    sum: &Array,
+    mean: Option<&Array>,
+    rstd: &Array,
+    weight: Option<&Array>,
+    plus: Option<&Array>,
+    needs: [bool; 3],
+) -> Result<NormGradients> {
+    norm_backward(
+        "add_norm_backward",
+        grad,
+        sum,
+        mean,
+        rstd,
+        weight,
+        plus,
+        needs,
+    )
 }
 
 /// Batch, channels and elements per channel of `[N, C, *]`.

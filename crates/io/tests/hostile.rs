@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use entrenar_base::{Array, DType};
+use entrenar_base::{Array, DType, ErrorKind};
 use entrenar_io::safetensors::to_bytes;
 use entrenar_io::{SafeTensors, Weights, inspect};
 use proptest::prelude::*;
@@ -206,17 +206,28 @@ fn names_cannot_drive_a_terminal() {
 #[test]
 fn a_dtype_of_the_future_is_listed() {
     let header = format!(
-        r#"{{"a":{},"b":{}}}"#,
+        r#"{{"a":{},"b":{},"c":{}}}"#,
         tensor("F3_E1M1", "[8]", 0, 3),
-        tensor("U8", "[1]", 3, 4)
+        tensor("U8", "[1]", 3, 4),
+        tensor("I16", "[1]", 4, 6)
     );
-    let file = SafeTensors::from_bytes(file(&header, 4), "x").unwrap();
+    let file = SafeTensors::from_bytes(file(&header, 6), "x").unwrap();
     assert_eq!(file.info("a").unwrap().dtype.to_string(), "F3_E1M1");
     assert_eq!(file.info("a").unwrap().dtype.bits(), None);
     assert_eq!(file.tensor("b").unwrap().item::<u8>().unwrap(), 0);
     let e = file.tensor("a").unwrap_err().to_string();
     assert!(
         e.starts_with("x: tensor `a` has dtype F3_E1M1, which"),
+        "{e}"
+    );
+    // Listed like any other; an error only when asked for.
+    let info = file.info("c").unwrap();
+    assert_eq!((info.dtype.to_string().as_str(), info.bytes), ("I16", 2));
+    let e = file.tensor("c").unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::DType);
+    assert!(
+        e.to_string()
+            .starts_with("x: tensor `c` has dtype I16, which"),
         "{e}"
     );
 }

@@ -41,6 +41,15 @@ fn assert_same(got: &Array, want: &Array, name: &str) {
     assert_eq!(bits(got), bits(want), "{name}");
 }
 
+/// A value of the twin in the dtype that arrays hold: it was written when they had no signed bytes.
+fn held(name: &str, twin: Array) -> Array {
+    if name == "i8" {
+        twin.cast(DType::I8)
+    } else {
+        twin
+    }
+}
+
 fn refused(bytes: &[u8]) -> String {
     PyTorch::from_bytes(bytes, "x").unwrap_err().to_string()
 }
@@ -55,13 +64,14 @@ fn both_forms_and_both_protocols_hold_the_twins_values() {
         ] {
             assert_eq!(file.len(), twin.len(), "{name}");
             for (tensor, want) in twin.tensors().unwrap() {
-                assert_same(&file.tensor(&tensor).unwrap(), &want, &tensor);
+                let got = file.tensor(&tensor).unwrap();
+                assert_same(&got, &held(&tensor, want), &tensor);
             }
             let names: Vec<&str> = file.names().collect();
             assert_eq!(names[..3], ["f64", "f32", "f16"], "in the dict's order");
             let i8s = file.info("i8").unwrap();
             assert_eq!((i8s.dtype.to_string().as_str(), i8s.bytes), ("I8", 6));
-            assert_eq!(file.tensor("i8").unwrap().dtype(), DType::I32);
+            assert_eq!(file.tensor("i8").unwrap().dtype(), DType::I8);
             let e = file.tensor("nothing").unwrap_err().to_string();
             assert!(e.contains("no tensor `nothing` among its 16"), "{e}");
         }
@@ -104,7 +114,8 @@ fn directories_with_only_pytorch_files() {
         let weights = Weights::open(&directory).unwrap();
         assert_eq!(weights.len(), twin.len());
         for (name, want) in twin.tensors().unwrap() {
-            assert_same(&weights.tensor(&name).unwrap(), &want, &name);
+            let got = weights.tensor(&name).unwrap();
+            assert_same(&got, &held(&name, want), &name);
         }
         let found = inspect(&directory).unwrap().verify().unwrap();
         assert_eq!(found.kind, Kind::ModelDirectory);

@@ -296,8 +296,7 @@ impl Gpt2Block {
     ) -> Result<Tensor> {
         let h = cx.call("ln_1", &self.ln_1, x)?;
         let h = cx.scope("attn", |cx| self.attn.forward(&h, shared, rows, cx))?;
-        let x = x.add(&h)?;
-        let h = cx.call("ln_2", &self.ln_2, &x)?;
+        let (h, x) = cx.scope("ln_2", |_| self.ln_2.of_sum(x, &h))?;
         x.add(&cx.call("mlp", &self.mlp, &h)?)
     }
 }

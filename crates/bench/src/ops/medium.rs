@@ -65,6 +65,12 @@ const FAMILIES: &[Family] = families! {
     "log_softmax" [[512, 512]] |t| t[0].log_softmax(-1);
     "layer_norm" [[512, 512], [512], [512]] |t| t[0].layer_norm(1, Some(&t[1]), Some(&t[2]), 1e-5);
     "rms_norm" [[512, 512], [512]] |t| t[0].rms_norm(1, Some(&t[1]), 1e-5);
+    "add, layer_norm 2048x768" [[2048, 768], [2048, 768], [768], [768]] |t| {
+        t[0].add(&t[1])?.layer_norm(1, Some(&t[2]), Some(&t[3]), 1e-5)
+    };
+    "add_layer_norm 2048x768" [[2048, 768], [2048, 768], [768], [768]] |t| {
+        Ok(t[0].add_layer_norm(&t[1], 1, Some(&t[2]), Some(&t[3]), 1e-5)?.0)
+    };
     "batch_norm 16x32x24x24" [[16, 32, 24, 24], [32], [32]] |t| {
         Ok(t[0].batch_norm(Some(&t[1]), Some(&t[2]), 1e-5)?.0)
     };
@@ -106,6 +112,12 @@ const FAMILIES: &[Family] = families! {
     "conv2d 8x32x24x24 1x1" [[8, 32, 24, 24], [32, 32, 1, 1]] |t| t[0].conv2d(&t[1], None, &padded(0));
     "conv2d 8x32x24x24 depthwise" [[8, 32, 24, 24], [32, 1, 3, 3]] |t| {
         t[0].conv2d(&t[1], None, &ConvOptions { groups: 32, ..padded(1) })
+    };
+    "conv2d 16x128x28x28 depthwise" [[16, 128, 28, 28], [128, 1, 3, 3]] |t| {
+        t[0].conv2d(&t[1], None, &ConvOptions { groups: 128, ..padded(1) })
+    };
+    "conv2d 16x128x28x28 depthwise, stride 2" [[16, 128, 28, 28], [128, 1, 3, 3]] |t| {
+        t[0].conv2d(&t[1], None, &ConvOptions { groups: 128, stride: vec![2], ..padded(1) })
     };
     "conv1d 8x32x256 5" [[8, 32, 256], [32, 32, 5]] |t| t[0].conv1d(&t[1], None, &one_padded(2));
     "max_pool 8x32x24x24" [[8, 32, 24, 24]] |t| Ok(t[0].max_pool(&PoolOptions::new(&[2, 2]))?.0);

@@ -29,6 +29,7 @@ pub fn case((m, n, k): (usize, usize, usize), dtype: GemmType) -> Case {
         GemmType::Bf16 => ("bfloat16", "bf16"),
         GemmType::F16 => ("float16", "f16"),
         GemmType::F64 => ("float64", "f64"),
+        GemmType::I8 => ("int8", "i8"),
     };
     let operations = 2.0 * m as f64 * n as f64 * k as f64;
     let inner = ((2e8 / operations) as usize).max(1);
@@ -38,12 +39,22 @@ pub fn case((m, n, k): (usize, usize, usize), dtype: GemmType) -> Case {
         inner,
         reps: 10,
         build: Box::new(move || {
-            let a = Tensor::randn([m, k], DType::F32, 1)?.to_dtype(dtype.dtype())?;
-            let b = Tensor::randn([k, n], DType::F32, 2)?.to_dtype(dtype.dtype())?;
+            let bytes = dtype == GemmType::I8;
+            let make = |r, c, seed| {
+                let x = Tensor::randn([r, c], DType::F32, seed)?;
+                let x = if bytes { x.mul_scalar(40.0)? } else { x };
+                x.to_dtype(dtype.dtype())
+            };
+            let (a, b) = (make(m, k, 1)?, make(k, n, 2)?);
             Ok(Work {
                 step: Box::new(move || {
                     for _ in 0..inner {
-                        std::hint::black_box(a.matmul(&b)?);
+                        let product = if bytes {
+                            a.int_matmul(&b)
+                        } else {
+                            a.matmul(&b)
+                        };
+                        std::hint::black_box(product?);
                     }
                     Ok(())
                 }),

@@ -107,6 +107,7 @@ pub(super) fn cast(c: &Call<'_>) -> Result<Tensor> {
             "int64" | "long" => DType::I64,
             "int32" | "int" => DType::I32,
             "uint8" => DType::U8,
+            "int8" => DType::I8,
             "bool" => DType::Bool,
             _ => return Err(c.unknown("dtype", "a dtype the library has")),
         },

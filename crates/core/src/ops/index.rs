@@ -542,7 +542,11 @@ impl Tensor {
             ));
         }
         check_index(OP, &index.aval())?;
-        let mut index = index.clone();
+        // The size of the dimension may be no i8.
+        let mut index = match index.dtype() {
+            DType::I8 => index.to_dtype(DType::I64)?,
+            _ => index.clone(),
+        };
         if index.dtype() != DType::U8 {
             let from_end = index.add_scalar(self.size(dim)? as f64)?;
             index = Self::where_(&index.lt_scalar(0.0)?, &from_end, &index)?;

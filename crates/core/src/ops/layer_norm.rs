@@ -2,7 +2,7 @@
 //!
 //! layer_norm: y = (x - mean) / √(variance + eps) · w + b, with the biased variance (Ba, Kiros,
 //! Hinton 2016). rms_norm: y = x / √(mean of x² + eps) · w (Zhang, Sennrich 2019). 16-bit floats
-//! are computed in f32 and rounded once. Kernels: `entrenar_cpu::norm`.
+//! are computed in f32 and rounded once. Kernels: `entrenar_cpu::norm`. Neighbour: `add_norm`.
 
 use smallvec::smallvec;
 
@@ -19,19 +19,19 @@ use crate::registry::{Entry, Gen, Sample};
 /// Inputs: x, then the weight and the bias where present. Outputs: y, then the statistics of each
 /// row, mean (not for RMS) and 1/√(variance + eps), for the backward pass.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct LayerNorm {
+pub(super) struct LayerNorm {
     /// How many trailing dimensions are normalised together.
-    normalized: usize,
-    eps: Bits,
-    weight: bool,
-    bias: bool,
+    pub(super) normalized: usize,
+    pub(super) eps: Bits,
+    pub(super) weight: bool,
+    pub(super) bias: bool,
     /// Subtract the mean (layer norm) or not (RMS).
-    centered: bool,
+    pub(super) centered: bool,
 }
 
 impl LayerNorm {
     /// The present parameters among `inputs`.
-    fn parameters<T: Copy>(&self, inputs: &[T]) -> (Option<T>, Option<T>) {
+    pub(super) fn parameters<T: Copy>(&self, inputs: &[T]) -> (Option<T>, Option<T>) {
         (
             self.weight.then(|| inputs[1]),
             self.bias.then(|| inputs[1 + usize::from(self.weight)]),
@@ -39,7 +39,7 @@ impl LayerNorm {
     }
 
     /// Rows, and elements per row, of an input of this shape.
-    fn sizes(&self, shape: &Shape) -> (usize, usize) {
+    pub(super) fn sizes(&self, shape: &Shape) -> (usize, usize) {
         let (rows, row) = shape.split_at(shape.rank() - self.normalized);
         (rows.iter().product(), row.iter().product())
     }
@@ -244,7 +244,7 @@ fn normalize(
 }
 
 /// Input, number of normalised dimensions, and parameters of their shape.
-fn sample(g: &mut Gen, most: usize) -> (Vec<Tensor>, usize) {
+pub(super) fn sample(g: &mut Gen, most: usize) -> (Vec<Tensor>, usize) {
     let mut shape = g.shape(1..=4);
     let normalized = g.range(1, shape.rank() + 1);
     // One or two elements in a row make the variance degenerate.

@@ -6,6 +6,7 @@
 //! one line to each of the two lists below.
 
 pub mod activation;
+pub mod add_norm;
 pub mod arithmetic;
 pub mod attention;
 pub mod batch_norm;
@@ -21,6 +22,7 @@ pub mod extreme;
 pub mod gated;
 pub mod index;
 pub mod indexing;
+pub mod int_matmul;
 pub mod interpolate;
 pub mod layer_norm;
 pub mod linalg;
@@ -48,7 +50,7 @@ pub use indexing::Index;
 
 use crate::registry::Entry;
 
-/// The registry, file by file.
+/// The registry, file by file. New files go to the end: samples are drawn by place.
 pub(crate) const ENTRIES: &[&[Entry]] = &[
     activation::ENTRIES,
     arithmetic::ENTRIES,
@@ -87,4 +89,6 @@ pub(crate) const ENTRIES: &[&[Entry]] = &[
     sum::ENTRIES,
     unary::ENTRIES,
     where_::ENTRIES,
+    int_matmul::ENTRIES,
+    add_norm::ENTRIES,
 ];

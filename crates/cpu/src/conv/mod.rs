@@ -4,18 +4,21 @@
 //! the channels of o's group and positions outside x count as zero. (A cross-correlation, as
 //! everywhere in this field.) Each pass is a product of matrices: patches of the input are laid
 //! out as columns (`patches.rs`), a tile of output positions at a time; 1×1 kernels skip that.
+//! Groups of one input channel need no products of matrices (`depthwise.rs`).
 //! Tiles, blocks of channels and the partial sums of the weight gradient depend on the shape alone.
 //! A transposed convolution is [`conv_input_grad`].
 
+mod depthwise;
 mod patches;
 mod plan;
 
-use entrenar_base::{Array, Error, Result, Shape};
+use entrenar_base::{Array, DType, Error, Result, Shape};
 
 use crate::alloc::Scratch;
-use crate::kit::{self, Matrix, gemm, with_real};
+use crate::kit::{self, Matrix, Real, gemm, with_real};
 use crate::product::Compute;
 use crate::team::{self, Shared};
+use depthwise::Depthwise;
 pub use plan::ConvGeometry;
 use plan::Plan;
 
@@ -30,6 +33,11 @@ const CHANNEL_BLOCK: usize = 32;
 /// Most partial sums of the weight gradient, and the elements they may take together.
 const PARTIALS: usize = 16;
 const PARTIAL_ELEMENTS: usize = 1 << 24;
+
+/// Whether operands are rounded to bf16 before they are multiplied.
+fn rounds<T: Real>(compute: Compute) -> bool {
+    compute == Compute::Bf16 && T::DTYPE == DType::F32
+}
 
 /// Estimated nanoseconds of a product.
 fn product_ns(m: usize, n: usize, k: usize) -> f64 {
@@ -105,6 +113,9 @@ pub fn conv(
             let (positions, k) = (plan.positions(), plan.group_in * plan.kernel_volume());
             if positions == 0 {
                 return;
+            }
+            if let Some(direct) = Depthwise::of(&plan, rounds::<T>(compute_in)) {
+                return direct.forward(x, w, bias, y);
             }
             let (line, lines) = (plan.output[2], plan.lines());
             let per_tile = plan.tile_lines(plan.group_in);
@@ -191,6 +202,9 @@ pub fn conv_input_grad(
             if dx.is_empty() {
                 return;
             }
+            if let Some(direct) = Depthwise::of(&plan, rounds::<T>(compute_in)) {
+                return direct.input_grad(g, w, dx);
+            }
             let (positions, volume) = (plan.positions(), plan.kernel_volume());
             let k = plan.group_in * volume;
             let (line, lines) = (plan.output[2], plan.lines());
@@ -268,6 +282,9 @@ pub fn conv_weight_grad(
             if size == 0 || plan.batch == 0 || positions == 0 {
                 dw.fill(0.0);
                 return;
+            }
+            if let Some(direct) = Depthwise::of(&plan, rounds::<T>(compute_in)) {
+                return direct.weight_grad(g, x, dw);
             }
             let k = plan.group_in * volume;
             let (line, lines) = (plan.output[2], plan.lines());

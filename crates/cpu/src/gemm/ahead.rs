@@ -73,12 +73,20 @@ impl Runs {
 /// Asks for the lines of a rectangle that is about to be written: `rows` of them, `stride` bytes apart,
 /// `bytes` long each. A kernel's time hides what its stores would wait for.
 #[inline(always)]
-pub(super) fn ask_to_write(at: *mut u8, rows: usize, stride: usize, bytes: usize) {
+pub(crate) fn ask_to_write(at: *mut u8, rows: usize, stride: usize, bytes: usize) {
     for row in 0..rows {
         let row = at.wrapping_add(row * stride);
         for line in (0..bytes).step_by(LINE) {
             prefetch_to_write(row.wrapping_add(line));
         }
+    }
+}
+
+/// Asks for bytes that are about to be read.
+#[inline(always)]
+pub(crate) fn ask_to_read(at: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(LINE) {
+        prefetch(at.wrapping_add(line));
     }
 }
 

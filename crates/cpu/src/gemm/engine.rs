@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use entrenar_base::{Element, Float};
 
-use super::pack::{self, Packer};
+use super::pack::{self, Packer, Side};
+use super::panel::WIDEST;
 use super::tile::{self, Kernels};
-use super::{Kind, Source};
+use super::{KC, Kind, Source};
 use crate::simd::{Level, level, strict};
 
 /// A way to multiply matrices.
@@ -18,6 +19,11 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
     type S: Element;
     /// Elements of the inner dimension in one unit.
     const GROUP: usize;
+    /// Steps of the inner dimension that are summed in registers at once. A multiple of
+    /// [`Self::GROUP`] that divides the stretches of the panel.
+    const BLOCK: usize = KC;
+    /// Whether sums begin with what [`Engine::base`] says.
+    const BASED: bool = false;
     /// Multiplications per nanosecond expected of one core: decides about threads only.
     const RATE: f64;
 
@@ -25,10 +31,24 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
 
     /// The function that packs slivers of a source seen as (major, step): majors lie side by side
     /// in the packed form. `round` asks for values rounded to bf16.
-    fn packer(kind: Kind, major: isize, step: isize, round: bool) -> Packer<Self::P>;
+    fn packer(side: Side, kind: Kind, major: isize, step: isize, round: bool) -> Packer<Self::P>;
 
     /// True when the values in memory are what the packed form holds.
     fn as_it_lies(kind: Kind, round: bool) -> bool;
+
+    /// What the sums of a sliver's columns begin with, where [`Engine::BASED`]: of `depth` units of
+    /// `vectors` vectors, `step` bytes apart.
+    ///
+    /// # Safety
+    /// The units are readable, on a processor that has the kernels' instructions.
+    unsafe fn base(
+        _b: *const Self::P,
+        _step: isize,
+        _depth: usize,
+        _vectors: usize,
+        _to: &mut [Self::S; WIDEST],
+    ) {
+    }
 }
 
 /// f32 with fused multiply-add. Also multiplies bf16 and f16, which it widens, and values that it
@@ -45,7 +65,7 @@ impl Engine for Single {
     fn kernels() -> &'static Kernels<f32, f32> {
         tile::f32_kernels()
     }
-    fn packer(kind: Kind, major: isize, step: isize, round: bool) -> Packer<f32> {
+    fn packer(_: Side, kind: Kind, major: isize, step: isize, round: bool) -> Packer<f32> {
         pack::to_f32(kind, major, step, round)
     }
     fn as_it_lies(kind: Kind, round: bool) -> bool {
@@ -66,7 +86,7 @@ impl Engine for Double {
     fn kernels() -> &'static Kernels<f64, f64> {
         tile::f64_kernels()
     }
-    fn packer(kind: Kind, _: isize, _: isize, _: bool) -> Packer<f64> {
+    fn packer(_: Side, kind: Kind, _: isize, _: isize, _: bool) -> Packer<f64> {
         debug_assert!(kind == Kind::F64);
         pack::to_f64()
     }
@@ -94,7 +114,7 @@ impl Engine for Dot {
     fn kernels() -> &'static Kernels<i32, f32> {
         &tile::x86::AVX512_PAIRS
     }
-    fn packer(kind: Kind, major: isize, step: isize, _: bool) -> Packer<i32> {
+    fn packer(_: Side, kind: Kind, major: isize, step: isize, _: bool) -> Packer<i32> {
         pack::to_pairs(kind, major, step)
     }
     fn as_it_lies(kind: Kind, _: bool) -> bool {

@@ -16,12 +16,16 @@
 //! * `Dot` (AVX-512 BF16): see there. It rounds like two fused multiply-adds per pair, in another
 //!   order than [`Single`], and knows no subnormal numbers.
 //!
-//! Files: `tile` kernels, `engine` what they multiply, `pack` and `pack512` packing, `panel` the
+//! * `Words` and `Quads` (i8): sums in i32, exact modulo 2³² in any order, so that they agree with
+//!   each other whatever [`Engine::BLOCK`] is.
+//!
+//! Files: `tile` kernels, `engine` and `bytes` what they multiply, `pack` and `pack512` packing, `panel` the
 //! loops of one thread, `drive` the cut among threads, `epilogue` what follows a product.
 //! Neighbours: [`crate::matmul`] and [`crate::product`] are the entry points; `conv` and others
 //! call [`gemm`] through [`crate::kit`].
 
 mod ahead;
+mod bytes;
 mod drive;
 mod engine;
 mod epilogue;
@@ -38,12 +42,17 @@ use entrenar_base::DType;
 
 use crate::product::Compute;
 
+pub(crate) use ahead::{ask_to_read, ask_to_write};
+pub(crate) use bytes::Words;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use bytes::{Quads, has_quads};
 pub(crate) use drive::{Batch, multiply, packed};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use engine::Dot;
 pub(crate) use engine::{Engine, GemmFloat, Single, has_dot};
 pub(crate) use epilogue::{Epilogue, Rows};
 pub(crate) use panel::{Finish, Out, Problem, Right, run as run_panel};
+pub(crate) use tile::{Once, Round, Twice};
 
 /// Block of the inner dimension. Part of the numerical contract: changing it changes bits.
 const KC: usize = 256;
@@ -55,10 +64,11 @@ pub(crate) enum Kind {
     F64,
     Bf16,
     F16,
+    I8,
 }
 
 impl Kind {
-    /// The kind of a dtype, if products read it.
+    /// The kind of a float dtype.
     pub fn of(dtype: DType) -> Option<Kind> {
         Some(match dtype {
             DType::F32 => Kind::F32,
@@ -75,6 +85,7 @@ impl Kind {
             Kind::F64 => 8,
             Kind::F32 => 4,
             Kind::Bf16 | Kind::F16 => 2,
+            Kind::I8 => 1,
         }
     }
 }

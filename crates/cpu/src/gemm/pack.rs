@@ -17,6 +17,13 @@ use crate::simd::{Level, level, multiversion};
 /// Values that a packing function may write past the end of its sliver.
 pub(super) const SLACK: usize = 16;
 
+/// Which operand is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Left,
+    Right,
+}
+
 /// A block to pack: majors in slivers of `height`, one sliver after the other.
 pub(crate) struct Block<P> {
     pub from: *const u8,
@@ -183,7 +190,7 @@ pub(super) fn to_f32(kind: Kind, major: isize, step: isize, round: bool) -> Pack
         (Kind::Bf16, _) => any::<Bf16>,
         (Kind::F16, false) => any::<F16>,
         (Kind::F16, true) => any::<F16Rounded>,
-        (Kind::F64, _) => unreachable!("f64 is multiplied as f64"),
+        (Kind::F64 | Kind::I8, _) => unreachable!("{kind:?} has an engine of its own"),
     }
 }
 
@@ -202,6 +209,6 @@ pub(super) fn to_pairs(kind: Kind, major: isize, step: isize) -> Packer<i32> {
         Kind::F32 => any_pairs::<F32>,
         Kind::Bf16 => any_pairs::<Bf16>,
         Kind::F16 => any_pairs::<F16>,
-        Kind::F64 => unreachable!("f64 is multiplied as f64"),
+        Kind::F64 | Kind::I8 => unreachable!("{kind:?} has an engine of its own"),
     }
 }

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::Kind;
-use super::pack::{Block, Packer};
+use super::pack::{Block, Packer, Side};
 
 /// Instructions of [`crate::simd::Level::Avx512`]; a macro because attributes take no constants.
 macro_rules! avx512 {
@@ -276,6 +276,84 @@ macro_rules! rounded_pairs {
 rounded_pairs!(F32);
 rounded_pairs!(F16);
 
+/// The sign bit of every byte, if operands are packed with it turned over (see `super::bytes`).
+fn sign_bits<const TURNED: bool>() -> i32 {
+    if TURNED {
+        0x8080_8080_u32.cast_signed()
+    } else {
+        0
+    }
+}
+
+/// Four i8 steps per unit.
+struct Quads<const TURNED: bool>;
+impl<const TURNED: bool> Run for Quads<TURNED> {
+    type P = i32;
+    const BYTES: usize = 1;
+    const STEPS: usize = 64;
+    #[inline(always)]
+    unsafe fn load(at: *const u8, live: usize) -> __m512i {
+        let mask = if live >= 64 {
+            u64::MAX
+        } else {
+            (1 << live) - 1
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = _mm512_maskz_loadu_epi8(mask, at.cast());
+            _mm512_xor_si512(x, _mm512_set1_epi32(sign_bits::<TURNED>()))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(x: __m512i, unit: usize, p: usize, _: usize, height: usize, to: *mut i32) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_storeu_si512(to.add((p / 4 + unit) * height).cast(), x) }
+    }
+}
+
+avx512! {
+    /// i8 majors that lie side by side, four steps made one unit.
+    ///
+    /// # Safety
+    /// As [`Packer`].
+    unsafe fn copy_quads<const TURNED: bool>(b: &Block<i32>) {
+        // SAFETY: the contract of `Packer`, as in `copy`. Missing steps are read as zeros.
+        unsafe {
+            let signs = _mm_set1_epi32(sign_bits::<TURNED>());
+            for first in (0..b.majors).step_by(TOGETHER * b.height) {
+                let end = b.majors.min(first + TOGETHER * b.height);
+                for unit in 0..b.depth.div_ceil(4) {
+                    let steps = (b.depth - 4 * unit).min(4);
+                    for first in (first..end).step_by(b.height) {
+                        let (here, height) = b.sliver(first);
+                        let to = b.sliver_at(first).add(unit * height);
+                        for v in (0..height).step_by(16) {
+                            let mut rows = [_mm_setzero_si128(); 4];
+                            for s in 0..4 {
+                                let live = if s < steps { here.saturating_sub(v) } else { 0 };
+                                let at = b.at(first, 4 * unit + s).wrapping_add(v);
+                                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_offset(AHEAD as isize * b.step).cast());
+                                rows[s] = _mm_maskz_loadu_epi8(mask16(live), at.cast());
+                            }
+                            let low = [_mm_unpacklo_epi8(rows[0], rows[1]), _mm_unpacklo_epi8(rows[2], rows[3])];
+                            let high = [_mm_unpackhi_epi8(rows[0], rows[1]), _mm_unpackhi_epi8(rows[2], rows[3])];
+                            let units = [
+                                _mm_unpacklo_epi16(low[0], low[1]),
+                                _mm_unpackhi_epi16(low[0], low[1]),
+                                _mm_unpacklo_epi16(high[0], high[1]),
+                                _mm_unpackhi_epi16(high[0], high[1]),
+                            ];
+                            for q in 0..4 {
+                                _mm_storeu_si128(to.add(v + 4 * q).cast(), _mm_xor_si128(units[q], signs));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Rows and columns of 16 × 16 values exchanged.
 ///
 /// # Safety
@@ -454,6 +532,17 @@ pub(super) fn to_pairs(kind: Kind, major: isize, step: isize) -> Option<Packer<i
         (_, true, Kind::F32) => turn_dot::<Pairs<F32>>,
         (_, true, Kind::Bf16) => turn_dot::<Pairs<Bf16>>,
         (_, true, Kind::F16) => turn_dot::<Pairs<F16>>,
+        _ => return None,
+    })
+}
+
+/// The fast function for slivers of i8 quads.
+pub(super) fn to_quads(side: Side, major: isize, step: isize) -> Option<Packer<i32>> {
+    Some(match (major == 1, step == 1, side) {
+        (true, _, Side::Left) => copy_quads::<true>,
+        (true, _, Side::Right) => copy_quads::<false>,
+        (_, true, Side::Left) => turn::<Quads<true>>,
+        (_, true, Side::Right) => turn::<Quads<false>>,
         _ => return None,
     })
 }

@@ -2,19 +2,20 @@
 //!
 //! For each block of rows the left operand is packed over a long stretch of the inner dimension;
 //! then, sliver of columns by sliver of columns, the kernels run over it in blocks of
-//! [`KC`]. A block's slice of the right sliver stays in L1 while the tiles of rows pass, partial
+//! [`Engine::BLOCK`]. A block's slice of the right sliver stays in L1 while the tiles of rows pass, partial
 //! sums stay in a strip of scratch memory, and an output element is written once.
 
 use std::ops::Range;
 
+use super::Source;
 use super::ahead::{Runs, ask_to_write};
 use super::engine::{Engine, readable};
-use super::pack::{Block, SLACK};
+use super::pack::{Block, SLACK, Side};
 use super::tile::Call;
-use super::{KC, Source};
 use crate::alloc::Scratch;
 
-/// Stretch of the inner dimension between writes of partial sums; a multiple of [`KC`].
+/// Stretch of the inner dimension between writes of partial sums; a multiple of every
+/// [`Engine::BLOCK`].
 const KS: usize = 4096;
 /// Bytes of a packed left block that leave room in L2.
 const LEFT_BYTES: usize = 384 << 10;
@@ -31,6 +32,9 @@ const FEW_COLUMNS: usize = 128;
 const FEW_TILES: usize = 2;
 /// Bytes of a right operand that stays in L1 whatever reads it.
 const IN_L1: usize = 20 << 10;
+
+/// Columns of the widest tile of all kernels.
+pub(super) const WIDEST: usize = 32;
 
 /// What happens to finished tiles.
 pub(crate) trait Finish<S>: Sync {
@@ -134,7 +138,7 @@ pub(super) unsafe fn pack_right<E: Engine>(
     to: *mut E::P,
 ) {
     let kernels = E::kernels();
-    let packer = E::packer(b.kind, b.column, b.row, round);
+    let packer = E::packer(Side::Right, b.kind, b.column, b.row, round);
     // SAFETY: the caller's promise.
     unsafe {
         packer(&Block {
@@ -243,7 +247,7 @@ impl Plan {
                 Right::Packed { .. } => 0,
                 Right::Strided(_) => packed_len::<E>(depth, kept),
             },
-            strip: if depth > KC || p.out.finish.is_some() {
+            strip: if depth > E::BLOCK || p.out.finish.is_some() {
                 block * nr
             } else {
                 0
@@ -344,7 +348,7 @@ impl<E: Engine> Work<'_, E> {
 
     /// Calls of kernels for a number of slivers.
     fn calls(&self, slivers: usize) -> usize {
-        slivers * self.depth.div_ceil(KC) * self.tiles
+        slivers * self.depth.div_ceil(E::BLOCK) * self.tiles
     }
 
     /// One block of rows against the chunk; `after` rows follow in the next block.
@@ -376,7 +380,7 @@ impl<E: Engine> Work<'_, E> {
     /// As [`run`].
     unsafe fn pack_left(&mut self) {
         let a = self.p.a;
-        let packer = E::packer(a.kind, a.row, a.column, self.p.round);
+        let packer = E::packer(Side::Left, a.kind, a.row, a.column, self.p.round);
         let mut row = self.rows.start;
         let mut to = self.left;
         for tile in 0..self.tiles {
@@ -465,13 +469,18 @@ impl<E: Engine> Work<'_, E> {
     /// As [`run`].
     unsafe fn strip(&mut self, sliver: &Sliver<E::P>) {
         let nr = E::kernels().columns();
-        for kc in (0..self.depth.max(1)).step_by(KC) {
-            let depth = (self.depth - kc).min(KC);
+        for kc in (0..self.depth.max(1)).step_by(E::BLOCK) {
+            let depth = (self.depth - kc).min(E::BLOCK);
             let (steps, start) = (units::<E>(depth), (kc / E::GROUP) as isize * sliver.step);
             let b = sliver.data.cast::<u8>().wrapping_offset(start);
             // The next slice of kept slivers follows this one in memory: each tile asks for a part.
             let slice = steps * sliver.step.unsigned_abs();
             let ahead_step = slice.div_ceil((steps * self.tiles).max(1));
+            let mut base = [E::S::default(); WIDEST];
+            if E::BASED {
+                // SAFETY: the sliver holds this many steps of whole vectors.
+                unsafe { E::base(b.cast(), sliver.step, steps, sliver.vectors, &mut base) };
+            }
             let mut i = 0;
             for tile in 0..self.tiles {
                 let high = self.height(tile);
@@ -495,6 +504,7 @@ impl<E: Engine> Work<'_, E> {
                     a_step,
                     b: b.cast(),
                     b_step: sliver.step,
+                    base: base.as_ptr(),
                     from: ends.from,
                     from_width: ends.from_width,
                     to: ends.to,

@@ -163,6 +163,81 @@ fn check_all(sizes: (usize, usize, usize)) {
     }
 }
 
+/// All layouts, cuts, packed operands and old values of a product of bytes, against plain sums.
+fn check_bytes<E: Engine<S = i32>>(sizes: (usize, usize, usize)) {
+    let (m, n, k) = sizes;
+    let byte = |x: f64| (x * 90.0).clamp(-128.0, 127.0) as i8;
+    let [a, b]: [Vec<i8>; 2] =
+        [(m * k, 1), (k * n, 2)].map(|(n, s)| numbers(n, s).into_iter().map(byte).collect());
+    let sum = |e: usize| {
+        let product = |p| i32::from(a[e / n * k + p]) * i32::from(b[p * n + e % n]);
+        (0..k).map(product).sum::<i32>()
+    };
+    let exact: Vec<i32> = (0..m * n).map(sum).collect();
+    let (at, bt) = (turned(&a, m, k), turned(&b, k, n));
+    let spread = |x: &[i8]| x.iter().flat_map(|&x| [x, 9]).collect::<Vec<i8>>();
+    let (spread_a, spread_b) = (spread(&a), spread(&b));
+    let lefts = [
+        source(&a, Kind::I8, k, 1),
+        source(&at, Kind::I8, 1, m),
+        source(&spread_a, Kind::I8, 2 * k, 2),
+    ];
+    let rights = [
+        source(&b, Kind::I8, n, 1),
+        source(&bt, Kind::I8, 1, k),
+        source(&spread_b, Kind::I8, 2 * n, 2),
+    ];
+    for b in rights {
+        for a in lefts {
+            let got = run::<E>(sizes, a, Right::Strided(b), 1, None, 0);
+            assert_eq!(got, exact, "{sizes:?}");
+        }
+        // SAFETY: the matrix lies inside its vector.
+        let data: Scratch<E::P> = unsafe { packed::<E>(b, k, n, false) };
+        let (data, first) = (&*data, 0);
+        let got = run::<E>(
+            sizes,
+            lefts[0],
+            Right::Packed { data, first },
+            1,
+            None,
+            m / 2,
+        );
+        assert_eq!(got, exact[m / 2 * n..], "{sizes:?}: packed, cut");
+        let got = run::<E>(sizes, lefts[0], Right::Strided(b), -3, Some(7), 0);
+        let want: Vec<i32> = exact.iter().map(|x| 7 - 3 * x).collect();
+        assert_eq!(got, want, "{sizes:?}: accumulated");
+    }
+}
+
+fn check_bytes_all(sizes: (usize, usize, usize)) {
+    check_bytes::<Words>(sizes);
+    #[cfg(target_arch = "x86_64")]
+    if has_quads() {
+        check_bytes::<Quads>(sizes);
+    }
+}
+
+/// Extremes only: where saturating instructions would show, and sums that wrap.
+#[test]
+fn extreme_bytes_are_exact() {
+    for (x, y) in [(i8::MIN, i8::MIN), (i8::MIN, i8::MAX), (i8::MAX, i8::MAX)] {
+        for k in [1, 2, 3, 4, 5, 63, 1000, 140_000] {
+            let (a, b) = (vec![x; 3 * k], vec![y; k * 17]);
+            let want = (i64::from(x) * i64::from(y) * k as i64) as i32;
+            let sizes = (3, 17, k);
+            let (a, b) = (source(&a, Kind::I8, k, 1), source(&b, Kind::I8, 17, 1));
+            let words = run::<Words>(sizes, a, Right::Strided(b), 1, None, 0);
+            assert_eq!(words, [want; 51], "{x} {y} {k}");
+            #[cfg(target_arch = "x86_64")]
+            if has_quads() {
+                let quads = run::<Quads>(sizes, a, Right::Strided(b), 1, None, 0);
+                assert_eq!(quads, [want; 51], "{x} {y} {k}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_edge_agrees_with_the_definition() {
     // A walk that meets every size up to 40 in each place many times.
@@ -170,11 +245,15 @@ fn every_edge_agrees_with_the_definition() {
     let size = |i: u64| (random.uniform(i) * 41.0) as usize;
     for i in 0..400 {
         check_all((size(3 * i), size(3 * i + 1), size(3 * i + 2)));
+        check_bytes_all((size(3 * i), size(3 * i + 1), size(3 * i + 2)));
     }
     for i in 0..=40 {
         check_all((i, 40 - i, 7));
         check_all((3, i, 40));
         check_all((40, 33, i));
+        check_bytes_all((i, 40 - i, 7));
+        check_bytes_all((3, i, 40));
+        check_bytes_all((40, 33, i));
     }
 }
 
@@ -194,5 +273,6 @@ fn large_sizes_agree_with_the_definition() {
         (60, 40, 8200),
     ] {
         check_all(sizes);
+        check_bytes_all(sizes);
     }
 }

@@ -25,6 +25,9 @@ pub(crate) struct Call<P, S> {
     pub b: *const P,
     /// Bytes from step to step of `b`.
     pub b_step: isize,
+    /// The row that sums begin with, in whole vectors, for engines that ask for one: added to
+    /// `a·b` of every row.
+    pub base: *const S,
     pub from: *const S,
     pub from_width: usize,
     pub to: *mut S,
@@ -75,6 +78,10 @@ macro_rules! table {
             [<$Kernel>::run::<$rows, 2, false>, <$Kernel>::run::<$rows, 2, true>],
         ]),+]
     };
+    // Of engines that read nothing in place.
+    (packed $kernel:ident, $($rows:literal)+) => {
+        &[$([[$kernel::<$rows, 1, true>; 2], [$kernel::<$rows, 2, true>; 2]]),+]
+    };
     ($kernel:ident, $($rows:literal)+) => {
         &[$([
             [$kernel::<$rows, 1, false>, $kernel::<$rows, 1, true>],
@@ -92,6 +99,9 @@ pub(super) mod x86 {
     /// A kernel from the module `$ops` of vector operations.
     macro_rules! kernel {
         ($name:ident, $ops:ident, $P:ty, $S:ty, $features:literal) => {
+            kernel!($name, $ops, $P, $S, $features, false);
+        };
+        ($name:ident, $ops:ident, $P:ty, $S:ty, $features:literal, $based:literal) => {
             /// # Safety
             /// As [`super::Kernel`].
             #[target_feature(enable = $features)]
@@ -114,7 +124,13 @@ pub(super) mod x86 {
                 let mut ahead = call.ahead;
                 // SAFETY: the contract of `Kernel`; pointers one step past the end are not read.
                 unsafe {
-                    let mut sums = [[$ops::zero(); NV]; MR];
+                    let mut start = [$ops::zero(); NV];
+                    if $based {
+                        for v in 0..NV {
+                            start[v] = $ops::load_some(call.base.add(v * LANES), LANES);
+                        }
+                    }
+                    let mut sums = [start; MR];
                     for _ in 0..call.depth {
                         let mut right = [$ops::zero(); NV];
                         for v in 0..NV {
@@ -286,9 +302,42 @@ pub(super) mod x86 {
         _mm512_mask_storeu_ps
     );
 
+    ops512!(
+        words16,
+        i32,
+        i32,
+        __m512i,
+        __mmask16,
+        16,
+        _mm512_setzero_si512,
+        |at: *const i32| _mm512_loadu_si512(at.cast()),
+        _mm512_set1_epi32,
+        |a: __m512i, b: __m512i, sum| _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)),
+        |x, factor| _mm512_mullo_epi32(x, _mm512_set1_epi32(factor)),
+        _mm512_add_epi32,
+        _mm512_maskz_loadu_epi32,
+        _mm512_mask_storeu_epi32
+    );
+    ops512!(
+        quads16,
+        i32,
+        i32,
+        __m512i,
+        __mmask16,
+        16,
+        _mm512_setzero_si512,
+        |at: *const i32| _mm512_loadu_si512(at.cast()),
+        _mm512_set1_epi32,
+        |a: __m512i, b: __m512i, sum| _mm512_dpbusd_epi32(sum, a, b),
+        |x, factor| _mm512_mullo_epi32(x, _mm512_set1_epi32(factor)),
+        _mm512_add_epi32,
+        _mm512_maskz_loadu_epi32,
+        _mm512_mask_storeu_epi32
+    );
+
     macro_rules! ops256 {
         ($module:ident, $T:ty, $V:ty, $lanes:literal, $zero:ident, $load:ident, $splat:ident,
-         $multiply_add:ident, $multiply:ident, $add:ident, $store:ident) => {
+         $multiply_add:expr, $multiply:ident, $add:ident, $store:ident) => {
             /// Every function is compiled into a kernel, whose caller promises the instructions.
             mod $module {
                 use std::arch::x86_64::*;
@@ -306,7 +355,7 @@ pub(super) mod x86 {
                 #[inline(always)]
                 pub unsafe fn load(at: *const $T) -> $V {
                     // SAFETY: the kernel's contract.
-                    unsafe { $load(at) }
+                    unsafe { $load(at.cast()) }
                 }
                 /// # Safety
                 /// The processor has the features; pointers span all that is read or written.
@@ -342,13 +391,13 @@ pub(super) mod x86 {
                 pub unsafe fn load_some(at: *const $T, n: usize) -> $V {
                     if n == LANES {
                         // SAFETY: the kernel's contract: `n` elements are readable.
-                        return unsafe { $load(at) };
+                        return unsafe { $load(at.cast()) };
                     }
-                    let mut all = [0.0; LANES];
+                    let mut all = [<$T>::default(); LANES];
                     // SAFETY: as above.
                     unsafe {
                         part(at, all.as_mut_ptr(), n);
-                        $load(all.as_ptr())
+                        $load(all.as_ptr().cast())
                     }
                 }
                 /// # Safety
@@ -357,12 +406,12 @@ pub(super) mod x86 {
                 pub unsafe fn store_some(at: *mut $T, x: $V, n: usize) {
                     if n == LANES {
                         // SAFETY: the kernel's contract: `n` elements are ours.
-                        return unsafe { $store(at, x) };
+                        return unsafe { $store(at.cast(), x) };
                     }
-                    let mut all = [0.0; LANES];
+                    let mut all = [<$T>::default(); LANES];
                     // SAFETY: as above.
                     unsafe {
-                        $store(all.as_mut_ptr(), x);
+                        $store(all.as_mut_ptr().cast(), x);
                         part(all.as_ptr(), at, n);
                     }
                 }
@@ -408,11 +457,28 @@ pub(super) mod x86 {
         _mm256_storeu_pd
     );
 
+    ops256!(
+        words8,
+        i32,
+        __m256i,
+        8,
+        _mm256_setzero_si256,
+        _mm256_loadu_si256,
+        _mm256_set1_epi32,
+        |a: __m256i, b: __m256i, sum| _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)),
+        _mm256_mullo_epi32,
+        _mm256_add_epi32,
+        _mm256_storeu_si256
+    );
+
     kernel!(avx512_f32, f32x16, f32, f32, "avx512f");
     kernel!(avx512_f64, f64x8, f64, f64, "avx512f");
     kernel!(avx512_pairs, pairs16, i32, f32, "avx512f,avx512bf16");
     kernel!(avx2_f32, f32x8, f32, f32, "avx2,fma");
     kernel!(avx2_f64, f64x4, f64, f64, "avx2,fma");
+    kernel!(avx512_words, words16, i32, i32, "avx512f,avx512bw");
+    kernel!(avx512_quads, quads16, i32, i32, "avx512f,avx512vnni", true);
+    kernel!(avx2_words, words8, i32, i32, "avx2");
 
     pub static AVX512_F32: Kernels<f32, f32> = Kernels {
         lanes: 16,
@@ -426,6 +492,20 @@ pub(super) mod x86 {
     pub static AVX512_PAIRS: Kernels<i32, f32> = Kernels {
         lanes: 16,
         table: table!(avx512_pairs, 1 2 3 4 5 6 7 8 9 10 11 12),
+    };
+    /// i8 in quads: four steps of the inner dimension at once.
+    pub static AVX512_QUADS: Kernels<i32, i32> = Kernels {
+        lanes: 16,
+        table: table!(packed avx512_quads, 1 2 3 4 5 6 7 8 9 10 11 12),
+    };
+    /// i8 widened to pairs of i16.
+    pub static AVX512_WORDS: Kernels<i32, i32> = Kernels {
+        lanes: 16,
+        table: table!(packed avx512_words, 1 2 3 4 5 6 7 8 9 10 11 12),
+    };
+    pub static AVX2_WORDS: Kernels<i32, i32> = Kernels {
+        lanes: 8,
+        table: table!(packed avx2_words, 1 2 3 4 5 6),
     };
     pub static AVX2_F32: Kernels<f32, f32> = Kernels {
         lanes: 8,
@@ -483,12 +563,68 @@ impl<T: GemmFloat, F: Round> Portable<T, F> {
     }
 }
 
+/// i8 widened to pairs of i16, in plain code.
+struct Words;
+
+impl Words {
+    /// # Safety
+    /// As [`Kernel`]; `a` is packed.
+    unsafe fn run<const MR: usize, const NV: usize, const PACKED: bool>(call: &Call<i32, i32>) {
+        // (even step, odd step)
+        let split = |unit: i32| (i32::from(unit as i16), unit >> 16);
+        let mut sums = [[[0i32; LANES]; NV]; MR];
+        let (mut a, mut b) = (call.a, call.b.cast::<u8>());
+        // SAFETY: the contract of `Kernel`; pointers one step past the end are not read.
+        unsafe {
+            for _ in 0..call.depth {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let left = split(*a.wrapping_add(r));
+                    for (v, sums) in sums.iter_mut().enumerate() {
+                        let right = &*b.cast::<[i32; LANES]>().wrapping_add(v);
+                        for (sum, &right) in sums.iter_mut().zip(right) {
+                            let right = split(right);
+                            let both = left.0 * right.0 + left.1 * right.1;
+                            *sum = sum.wrapping_add(both);
+                        }
+                    }
+                }
+                a = a.wrapping_add(MR);
+                b = b.wrapping_offset(call.b_step);
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (s, &sum) in sums.as_flattened()[..call.columns].iter().enumerate() {
+                    let mut sum = sum.wrapping_mul(call.alpha);
+                    if !call.from.is_null() {
+                        sum = sum.wrapping_add(*call.from.add(r * call.from_width + s));
+                    }
+                    *call.to.add(r * call.to_width + s) = sum;
+                }
+            }
+        }
+    }
+}
+
+/// The kernels of the level in use for i8 widened to pairs of i16.
+pub(super) fn word_kernels() -> &'static Kernels<i32, i32> {
+    static PLAIN: Kernels<i32, i32> = Kernels {
+        lanes: LANES,
+        table: table!(type Words, 1 2 3 4),
+    };
+    match level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => &x86::AVX512_WORDS,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => &x86::AVX2_WORDS,
+        _ => &PLAIN,
+    }
+}
+
 /// How a step of a sum rounds.
-trait Round {
+pub(crate) trait Round {
     fn step<T: GemmFloat>(x: T, y: T, sum: T) -> T;
 }
 /// Once.
-struct Once;
+pub(crate) struct Once;
 impl Round for Once {
     #[inline(always)]
     fn step<T: GemmFloat>(x: T, y: T, sum: T) -> T {
@@ -496,7 +632,7 @@ impl Round for Once {
     }
 }
 /// After the product and after the sum, where the instruction set has nothing better.
-struct Twice;
+pub(crate) struct Twice;
 impl Round for Twice {
     #[inline(always)]
     fn step<T: GemmFloat>(x: T, y: T, sum: T) -> T {

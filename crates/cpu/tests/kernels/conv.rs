@@ -125,6 +125,114 @@ fn random_geometries() {
     assert!(done[1..].iter().all(|&n| n > 40), "{done:?}");
 }
 
+/// Groups of one input channel over lines shorter and longer than vectors, strides, dilations and
+/// lopsided padding, one to six outputs per group, kernels of up to 49 elements.
+#[test]
+fn depthwise_geometries() {
+    let pick = Philox::new(78, 0);
+    let mut at = 0;
+    let mut below = |n: u64| {
+        at += 1;
+        pick.below(at, n) as usize
+    };
+    let mut done = 0;
+    while done < 250 {
+        let dims = 1 + below(3);
+        let groups = 2 + below(3);
+        let geometry = ConvGeometry {
+            stride: (0..dims).map(|_| 1 + below(2) * below(4)).collect(),
+            padding: (0..dims).map(|_| (below(4), below(4))).collect(),
+            dilation: (0..dims).map(|_| 1 + below(3)).collect(),
+            groups,
+        };
+        let mut x = vec![1 + below(3), groups];
+        let mut w = vec![groups * (1 + below(6)), 1];
+        for d in 0..dims {
+            x.push(1 + below(if d + 1 == dims { 80 } else { 8 }));
+            w.push(1 + below(if d + 2 < dims { 2 } else { 7 }));
+        }
+        let fits = (0..dims).all(|d| {
+            let (low, high) = geometry.padding[d];
+            x[2 + d] + low + high > geometry.dilation[d] * (w[2 + d] - 1)
+        });
+        if fits {
+            done += 1;
+            check(&x, &w, &geometry);
+        }
+    }
+}
+
+/// Each channel by itself is a convolution of one group, which runs as products of matrices.
+#[test]
+fn depthwise_passes_are_those_of_single_channels() {
+    for (x, w, stride, dilation) in [
+        ([3, 4, 28, 28], [4, 1, 3, 3], 1, 1),
+        ([2, 3, 17, 50], [6, 1, 5, 3], 2, 1),
+        ([18, 2, 9, 33], [2, 1, 2, 4], 1, 2),
+    ] {
+        let geometry = |groups| ConvGeometry {
+            stride: vec![stride; 2],
+            padding: vec![(1, 1); 2],
+            dilation: vec![dilation; 2],
+            groups,
+        };
+        let per_group = w[0] / x[1];
+        let (x, w) = (single(&random(x, 1)), single(&random(w, 2)));
+        let bias = single(&random([w.dims()[0]], 4));
+        let rounded = |a: &Array| a.cast(DType::BF16).cast(DType::F32);
+        for compute in [Compute::F32, Compute::Bf16] {
+            // Operands rounded beforehand, so that one precision serves as the measure of both.
+            let seen = |a: &Array| {
+                if compute == Compute::F32 {
+                    a.clone()
+                } else {
+                    rounded(a)
+                }
+            };
+            let y = conv(&x, &w, Some(&bias), &geometry(x.dims()[1]), compute).unwrap();
+            let g = single(&random(y.shape(), 3));
+            let dx = conv_input_grad(&g, &w, x.dims(), &geometry(x.dims()[1]), compute).unwrap();
+            let dw = conv_weight_grad(&g, &x, w.dims(), &geometry(x.dims()[1]), compute).unwrap();
+            for c in 0..x.dims()[1] {
+                let outputs = c * per_group..(c + 1) * per_group;
+                let part = |a: &Array, dim: usize, r: &std::ops::Range<usize>| {
+                    a.slice(dim, r.start, r.end, 1).unwrap()
+                };
+                let xc = seen(&part(&x, 1, &(c..c + 1)));
+                let (wc, gc) = (seen(&part(&w, 0, &outputs)), seen(&part(&g, 1, &outputs)));
+                let one = geometry(1);
+                let bias = part(&bias, 0, &outputs);
+                let want = conv(&xc, &wc, Some(&bias), &one, Compute::F32).unwrap();
+                let got = part(&y, 1, &outputs).deep_copy();
+                assert_eq!(got.to_vec::<f32>().unwrap(), want.to_vec::<f32>().unwrap());
+                let want = conv_input_grad(&gc, &wc, xc.dims(), &one, Compute::F32).unwrap();
+                assert_close(&part(&dx, 1, &(c..c + 1)), &want, 1e-5);
+                let want = conv_weight_grad(&gc, &xc, wc.dims(), &one, Compute::F32).unwrap();
+                assert_close(&part(&dw, 0, &outputs), &want, 1e-4);
+            }
+        }
+    }
+}
+
+/// Elements beyond the reach of a kernel's element do not touch its gradient.
+#[test]
+fn infinities_stay_where_they_are() {
+    let mut x = random([1, 2, 2, 19], 1);
+    x.make_mut::<f64>().unwrap()[18] = f64::INFINITY;
+    let geometry = ConvGeometry {
+        groups: 2,
+        ..ConvGeometry::plain(2)
+    };
+    let g = Array::full([1, 2, 2, 17], 1.0f64);
+    let dw = conv_weight_grad(&g, &x, &[2, 1, 1, 3], &geometry, Compute::F32).unwrap();
+    let dw = dw.to_f64_vec();
+    assert!(dw[0].is_finite() && dw[1].is_finite(), "{dw:?}");
+    assert_eq!(dw[2], f64::INFINITY);
+    let y = conv(&x, &random([2, 1, 1, 3], 2), None, &geometry, Compute::F32).unwrap();
+    let infinite = y.to_f64_vec().iter().filter(|v| !v.is_finite()).count();
+    assert_eq!(infinite, 1);
+}
+
 #[test]
 fn several_tiles_channel_blocks_and_partial_sums() {
     let same = |dims| ConvGeometry {

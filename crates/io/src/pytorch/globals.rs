@@ -65,7 +65,7 @@ impl Element {
             "LongStorage" => ("I64", 8, DType::I64),
             "IntStorage" => ("I32", 4, DType::I32),
             "ShortStorage" => ("I16", 2, DType::I32),
-            "CharStorage" => ("I8", 1, DType::I32),
+            "CharStorage" => ("I8", 1, DType::I8),
             "ByteStorage" => ("U8", 1, DType::U8),
             "BoolStorage" => ("BOOL", 1, DType::Bool),
             _ => return None,

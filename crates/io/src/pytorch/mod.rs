@@ -33,7 +33,7 @@ pub(crate) const EXTENSIONS: [&str; 5] = ["pt", "pth", "th", "bin", "ckpt"];
 /// model beside other things (`{"epoch": …, "state_dict": {…}}`) only the model is seen, if one dict
 /// alone holds tensors. Tensors that share a storage share memory here too, a transposed tensor
 /// stays a view, and in a mapped zip file all of them lie on the mapped pages where their alignment
-/// allows. Arrays have no 8-bit and 16-bit signed integers: those are widened to i32.
+/// allows. Arrays have no 16-bit integers: those are widened to i32.
 ///
 /// Cloning shares the file.
 ///
@@ -213,7 +213,6 @@ impl PyTorch {
         let (start, n) = (stored.start, stored.elements);
         let bytes = || &self.content.bytes()[start..start + n * stored.element.size];
         match stored.element.name {
-            "I8" => widen(n, bytes().iter().map(|b| i32::from(b.cast_signed()))),
             "I16" => {
                 let pairs = bytes().as_chunks::<2>().0.iter();
                 widen(n, pairs.map(|b| i32::from(i16::from_le_bytes(*b))))

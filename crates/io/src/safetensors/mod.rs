@@ -146,7 +146,7 @@ impl SafeTensors {
                 ErrorKind::DType,
                 format!(
                     "{}: tensor `{}` has dtype {}, which arrays do not hold \
-                     (bool u8 i32 i64 f16 bf16 f32 f64)",
+                     (bool u8 i8 i32 i64 f16 bf16 f32 f64)",
                     self.path.display(),
                     Printable(name),
                     info.dtype,

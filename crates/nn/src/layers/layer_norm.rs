@@ -90,6 +90,31 @@ impl LayerNorm {
             eps,
         })
     }
+
+    /// The norm of `x + residual`, and that sum, in one pass over memory: for blocks that normalise
+    /// what a shortcut was added to. The bits are those of one after the other.
+    ///
+    /// # Errors
+    /// When the shapes do not broadcast, or the sum does not end with the normalised shape.
+    ///
+    /// ```
+    /// use entrenar_nn::{Init, LayerNorm};
+    /// use entrenar_core::Tensor;
+    /// let norm = LayerNorm::new([2], &Init::new(0))?;
+    /// let x = Tensor::from_vec(vec![1.0f32, 1.0], [1, 2])?;
+    /// let (y, sum) = norm.of_sum(&x, &Tensor::from_vec(vec![0.0f32, 2.0], [1, 2])?)?;
+    /// assert_eq!(sum.to_vec::<f32>()?, [1.0, 3.0]);
+    /// assert!((y.to_vec::<f32>()?[1] - 1.0).abs() < 1e-4);
+    /// # Ok::<(), entrenar_core::Error>(())
+    /// ```
+    #[track_caller]
+    pub fn of_sum(&self, x: &Tensor, residual: &Tensor) -> Result<(Tensor, Tensor)> {
+        super::ends_with("LayerNorm", x, &self.shape)?;
+        let weight = self.weight.as_ref().map(Parameter::tensor);
+        let bias = self.bias.as_ref().map(Parameter::tensor);
+        let (weight, bias) = (weight.as_ref(), bias.as_ref());
+        x.add_layer_norm(residual, self.shape.rank(), weight, bias, self.eps)
+    }
 }
 
 impl Module for LayerNorm {

@@ -43,6 +43,18 @@ impl RMSNorm {
             eps,
         })
     }
+
+    /// The norm of `x + residual`, and that sum, in one pass over memory: for blocks that normalise
+    /// what a shortcut was added to. The bits are those of one after the other.
+    ///
+    /// # Errors
+    /// When the shapes do not broadcast, or the sum does not end with the normalised shape.
+    #[track_caller]
+    pub fn of_sum(&self, x: &Tensor, residual: &Tensor) -> Result<(Tensor, Tensor)> {
+        let weight = self.weight.tensor();
+        super::ends_with("RMSNorm", x, weight.shape())?;
+        x.add_rms_norm(residual, weight.rank(), Some(&weight), self.eps)
+    }
 }
 
 impl Module for RMSNorm {

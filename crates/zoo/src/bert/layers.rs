@@ -140,7 +140,8 @@ impl BertOutput {
     pub(super) fn forward(&self, x: &Tensor, residual: &Tensor, cx: &mut Ctx) -> Result<Tensor> {
         let y = cx.call("dense", &self.dense, x)?;
         let y = cx.call("dropout", &self.dropout, &y)?;
-        cx.call("LayerNorm", &self.layer_norm, &y.add(residual)?)
+        let (y, _) = cx.scope("LayerNorm", |_| self.layer_norm.of_sum(&y, residual))?;
+        Ok(y)
     }
 }
 

@@ -274,12 +274,8 @@ impl DecoderLayer {
         let h = cx.scope("self_attn", |cx| {
             self.self_attn.forward(&h, shared, cache, cx)
         })?;
-        let x = x.add(&h)?;
-        let h = cx.call(
-            "post_attention_layernorm",
-            &self.post_attention_layernorm,
-            &x,
-        )?;
+        let norm = &self.post_attention_layernorm;
+        let (h, x) = cx.scope("post_attention_layernorm", |_| norm.of_sum(x, &h))?;
         x.add(&cx.call("mlp", &self.mlp, &h)?)
     }
 }
