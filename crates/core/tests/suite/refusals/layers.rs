@@ -455,7 +455,7 @@ fn attention_and_rotation() {
     ] {
         let message = run(q, k, v, &masked(t(mask))).unwrap_err().to_string();
         let told = format!(
-            "scaled_dot_product_attention: expected a mask that broadcasts to the scores {scores}, got {mask:?}"
+            "[scaled_dot_product_attention] expected a mask that broadcasts to the scores {scores}, got {mask:?}"
         );
         assert!(message.contains(&told), "{message}");
     }
