@@ -3,7 +3,7 @@
 //!
 //! Every index is checked against its range before anything is written; an error names the
 //! position and the value. Writes to the same place happen in row-major order of the index, so
-//! results are the same for any number of threads. Index arrays are i64, i32 or u8.
+//! results are the same for any number of threads. Index arrays are i64, i32, i8 or u8.
 
 use entrenar_base::{Array, DType, Element, Error, Result, Shape, dispatch};
 

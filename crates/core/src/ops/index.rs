@@ -3,7 +3,7 @@
 //! gather: out\[i\]\[j\]\[k\] = x\[i\][index\[i\]\[j\]\[k\]]\[k\] (for dim = 1). All are linear in their values and
 //! each other's transposes: gather ↔ scatter_add, index_select ↔ index_add,
 //! embedding ↔ embedding_backward. Sums over equal indices run in the order of the index, so
-//! gradients have the same bits at any number of threads. Indices are i64, i32 or u8 and, except in
+//! gradients have the same bits at any number of threads. Indices are i64, i32, i8 or u8 and, except in
 //! `take_along_dim`, never negative.
 
 use entrenar_base::{Array, DType, Error, Result, Shape};
