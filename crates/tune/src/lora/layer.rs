@@ -242,18 +242,21 @@ impl Module for LoraLinear {
         // theirs, and so do their gradients.
         let a = self.lora_a.tensor().to_dtype(x.dtype())?;
         let b = self.lora_b.tensor().to_dtype(x.dtype())?;
-        // The few numbers between them are scaled, not the many behind them.
-        let low = dropped.linear(&a, None)?.mul_scalar(self.scale)?;
-        let Some(magnitude) = &self.magnitude else {
-            // B's product is added to the layer's as it is made: one pass over the output.
+        let low = dropped.linear(&a, None)?;
+        if self.magnitude.is_none() && x.dtype().size() == 2 {
+            // Every step of PEFT's rounds to 16 bits. Here B's product, of the scaled few numbers in
+            // between, joins the layer's as it is made: one pass and one rounding.
             let onto = LinearOptions {
                 output: Some(y.dtype()),
                 residual: Some(y),
                 ..Default::default()
             };
-            return low.linear_with(&b, None, &onto);
+            return low.mul_scalar(self.scale)?.linear_with(&b, None, &onto);
+        }
+        let delta = low.linear(&b, None)?.mul_scalar(self.scale)?;
+        let Some(magnitude) = &self.magnitude else {
+            return y.add(&delta.to_dtype(y.dtype())?);
         };
-        let delta = low.linear(&b, None)?;
         // PEFT rescales W x without the bias, and while dropping computes it on the dropped x.
         let plain = if cx.is_training() && self.dropout.p() > 0.0 {
             match self.quantized() {
