@@ -13,8 +13,15 @@ use crate::{Error, Result};
 /// let s = Shape::from([2, 3]);
 /// assert_eq!((s.rank(), s.numel(), s.to_string().as_str()), (2, 6, "[2, 3]"));
 /// ```
-#[derive(Eq, Hash, Default)]
+#[derive(Eq, Default)]
 pub struct Shape(SmallVec<[usize; 6]>);
+
+/// Of the same numbers that are compared.
+impl std::hash::Hash for Shape {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.dims().hash(state);
+    }
+}
 
 /// By a loop: a call of `memcmp` costs more than a few numbers.
 impl PartialEq for Shape {

@@ -175,6 +175,7 @@ fn folded<T: Real>(lanes: [T; LANES], f: impl Fn(T, T) -> T) -> T {
 
 /// The elements after the last whole group of lanes, filled up.
 #[inline(always)]
+#[allow(clippy::manual_memcpy, reason = "a copy of unknown size is a call")]
 pub(crate) fn padded<T: Real>(tail: &[T], pad: T) -> [T; LANES] {
     let mut lanes = [pad; LANES];
     for l in 0..tail.len().min(LANES) {
