@@ -90,7 +90,7 @@ multiversion! {
                 }
             }
             if !gt.is_empty() {
-                let (g, x) = (kit::padded(gt, T::ZERO), kit::padded(xt, T::ZERO));
+                let (g, x) = (kit::padded(gt, T::ZERO), kit::padded(xt, mean));
                 let w = kit::padded(wt, T::ZERO);
                 for l in 0..LANES {
                     let h = g[l] * w[l];

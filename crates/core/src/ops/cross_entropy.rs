@@ -560,7 +560,9 @@ impl Tensor {
         let op = LinearRows {
             ignore: ignore_index,
             compute: compute_for(rows.dtype()),
-            foreseen: [&rows, &weight].map(|t| grad_enabled() && t.is_tracked()),
+            // A gradient that is scaled later may be too small for f16 until then.
+            foreseen: [&rows, &weight]
+                .map(|t| grad_enabled() && t.is_tracked() && t.dtype() != DType::F16),
             mean: reduction == Reduction::Mean,
         };
         let losses = apply1(&handle(op), &[&rows, &weight, &flat])?.reshape(targets.shape())?;

@@ -212,7 +212,8 @@ impl Pack for Pairs {
     #[inline(always)]
     fn row(from: &[bf16], to: &mut [i32]) {
         let (whole, rest) = from.as_chunks::<2>();
-        each(whole, to, |p| pair(p[0], p[1]));
+        // An odd last number has a pair of its own.
+        each(whole, &mut to[..whole.len()], |p| pair(p[0], p[1]));
         if let (Some(to), [last]) = (to.last_mut(), rest) {
             *to = pair(*last, bf16::ZERO);
         }

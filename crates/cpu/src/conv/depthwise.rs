@@ -441,6 +441,10 @@ impl<'a> Depthwise<'a> {
         if plan.groups == 1 || plan.group_in != 1 || plan.group_out > FEW_OUTPUTS {
             return None;
         }
+        // Places of taps are products of strides; absurd ones are left to the other path.
+        if plan.stride.iter().any(|&stride| stride > FRAME_ELEMENTS) {
+            return None;
+        }
         let input = Frame::of_input(plan)?;
         let offsets = taps(plan)
             .map(|[d, h, w]| {

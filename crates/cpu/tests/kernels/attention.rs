@@ -376,6 +376,9 @@ fn bf16_stays_near_f64() {
     for sizes in [
         [2, 4, 2, 70, 300, 17, 33],
         [1, 2, 2, 64, 64, 64, 64],
+        // One pair less than whole vectors, and an odd number besides.
+        [1, 2, 1, 20, 30, 31, 63],
+        [1, 1, 1, 9, 9, 95, 31],
         [1, 1, 1, 1, 1, 1, 1],
     ] {
         for causal in [false, true] {
