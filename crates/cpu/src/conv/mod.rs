@@ -202,7 +202,9 @@ pub fn conv_input_grad(
             if dx.is_empty() {
                 return;
             }
-            if let Some(direct) = Depthwise::of(&plan, rounds::<T>(compute_in)) {
+            // The direct way multiplies zeros around the gradient, which an infinite weight would show.
+            let finite = w.iter().all(|w| w.is_finite());
+            if finite && let Some(direct) = Depthwise::of(&plan, rounds::<T>(compute_in)) {
                 return direct.input_grad(g, w, dx);
             }
             let (positions, volume) = (plan.positions(), plan.kernel_volume());

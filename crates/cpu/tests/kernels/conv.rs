@@ -162,6 +162,23 @@ fn depthwise_geometries() {
     }
 }
 
+/// An infinite weight reaches the inputs it was multiplied with, and no others.
+#[test]
+fn infinite_depthwise_weights_stay_where_they_are() {
+    let geometry = ConvGeometry {
+        stride: vec![1],
+        padding: vec![(0, 0)],
+        dilation: vec![1],
+        groups: 2,
+    };
+    let w = Array::from_vec(vec![1.0f32, f32::INFINITY, 1.0, 2.0], [2, 1, 2]).unwrap();
+    let g = Array::from_vec(vec![3.0f32, 4.0, 5.0, 6.0], [1, 2, 2]).unwrap();
+    let dx = conv_input_grad(&g, &w, &[1, 2, 3], &geometry, Compute::F32).unwrap();
+    let inf = f32::INFINITY;
+    let want = [3.0, inf, inf, 5.0, 16.0, 12.0];
+    assert_eq!(dx.to_vec::<f32>().unwrap(), want);
+}
+
 /// Each channel by itself is a convolution of one group, which runs as products of matrices.
 #[test]
 fn depthwise_passes_are_those_of_single_channels() {
