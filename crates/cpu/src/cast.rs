@@ -53,6 +53,18 @@ pub(crate) fn same_mut<S: Element, D: Element>(x: &mut [S]) -> Option<&mut [D]> 
         .then(|| unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) })
 }
 
+/// The elements in another type: where they lie if it is theirs, else at the start of `room`.
+pub(crate) fn widened<'a, S: Element, C: Element>(x: &'a [S], room: &'a mut [C]) -> &'a [C] {
+    match same::<S, C>(x) {
+        Some(x) => x,
+        None => {
+            let room = &mut room[..x.len()];
+            convert(x, room);
+            room
+        }
+    }
+}
+
 /// One element.
 #[inline(always)]
 pub(crate) fn convert_one<S: Element, D: Element>(x: S) -> D {

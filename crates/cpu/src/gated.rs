@@ -6,7 +6,7 @@
 use entrenar_base::{Array, Element, Error, Result, dispatch};
 
 use crate::alloc::Scratch;
-use crate::cast::{convert, same, same_mut};
+use crate::cast::{convert, same_mut, widened};
 use crate::copy::contiguous;
 use crate::kit::{self, Real, multiversion, with_real};
 use crate::linear::Smooth;
@@ -65,7 +65,7 @@ pub fn silu_mul(gate: &Array, up: &Array) -> Result<Array> {
                 let (b, c) = rest.split_at_mut(TILE);
                 for (tile, out) in range.step_by(TILE).zip(out.chunks_mut(TILE)) {
                     let at = tile..tile + out.len();
-                    let (h, u) = (wide(&h[at.clone()], a), wide(&u[at], b));
+                    let (h, u) = (widened(&h[at.clone()], a), widened(&u[at], b));
                     write(out, c, |out| value(h, u, out));
                 }
             });
@@ -99,8 +99,8 @@ pub fn silu_mul_backward(
                 let (d, e) = rest.split_at_mut(TILE);
                 for tile in tiles {
                     let at = tile * TILE..h.len().min((tile + 1) * TILE);
-                    let g = wide(&g[at.clone()], a);
-                    let (h, u) = (wide(&h[at.clone()], b), wide(&u[at.clone()], c));
+                    let g = widened(&g[at.clone()], a);
+                    let (h, u) = (widened(&h[at.clone()], b), widened(&u[at.clone()], c));
                     // SAFETY: tiles are disjoint.
                     let (dh, du) = unsafe { (dh.slice(at.clone()), du.slice(at)) };
                     write(dh, d, |dh| write(du, e, |du| slopes(g, h, u, dh, du)));
@@ -129,18 +129,6 @@ fn alike(op: &str, first: &Array, others: &[&Array]) -> Result<entrenar_base::DT
         }
     }
     kit::compute_dtype(op, first.dtype())
-}
-
-/// The elements in the compute type: where they lie, or in `room`.
-fn wide<'a, S: Element, T: Element>(x: &'a [S], room: &'a mut [T]) -> &'a [T] {
-    match same::<S, T>(x) {
-        Some(x) => x,
-        None => {
-            let room = &mut room[..x.len()];
-            convert(x, room);
-            room
-        }
-    }
 }
 
 /// Lets `fill` write the elements in the compute type: where they lie, or by way of `room`.

@@ -333,6 +333,13 @@ pub(crate) fn add_into<T: Real>(y: &mut [T], x: &[T]) {
     }
 }
 
+crate::simd::multiversion! {
+    /// [`add_into`] compiled for the processor: for callers that are not.
+    pub(crate) fn add_slices<T: Real>(y: &mut [T], x: &[T]) {
+        add_into(y, x);
+    }
+}
+
 /// The dtype that kernels compute a float dtype in: f64 for f64, else f32.
 ///
 /// # Errors

@@ -7,9 +7,9 @@
 use entrenar_base::{Array, DType, Element, Error, Result, dispatch};
 
 use crate::alloc::Scratch;
-use crate::cast::{cast, convert, same, same_mut};
+use crate::cast::{cast, convert, same_mut, widened};
 use crate::copy::contiguous;
-use crate::kit::{Real, multiversion};
+use crate::kit::{Real, add_slices, multiversion};
 use crate::matmul::matmul;
 use crate::pointwise::{Unary, add_assign, scalar_f64};
 use crate::product::{Activation, Compute, Options, product};
@@ -212,7 +212,7 @@ fn inner<T: Element, C: Smooth>(
                         if sums {
                             let sum = block * n + first..block * n + first + len;
                             // SAFETY: blocks are disjoint.
-                            add_to(unsafe { partials.slice(sum) }, inner);
+                            add_slices(unsafe { partials.slice(sum) }, inner);
                         }
                     }
                 }
@@ -231,20 +231,9 @@ fn inner<T: Element, C: Smooth>(
     let mut total = Array::zeros([n], C::DTYPE);
     let out = total.make_mut::<C>()?;
     for block in partial.chunks_exact(n.max(1)).take(blocks) {
-        add_to(out, block);
+        add_slices(out, block);
     }
     Ok((p, Some(total)))
-}
-
-/// The elements in the compute type: where they lie, or in `room`.
-fn widened<'a, S: Element, C: Element>(x: &'a [S], room: &'a mut [C]) -> &'a [C] {
-    match same::<S, C>(x) {
-        Some(x) => x,
-        None => {
-            convert(x, room);
-            room
-        }
-    }
 }
 
 /// [`widened`] of a part of a contiguous array of any float dtype.
@@ -260,13 +249,6 @@ fn widened_part<'a, C: Element>(
 }
 
 multiversion! {
-    fn add_to<T: Real>(sum: &mut [T], x: &[T]) {
-        let x = &x[..sum.len()];
-        for i in 0..sum.len() {
-            sum[i] += x[i];
-        }
-    }
-
     fn derive_relu<T: Smooth>(h: &[T], g: &[T], out: &mut [T]) {
         let n = out.len();
         let (h, g) = (&h[..n], &g[..n]);

@@ -10,7 +10,7 @@ use super::tile::product;
 use super::{KEYS, QUERIES, Target};
 use crate::alloc::Scratch;
 use crate::cast::convert;
-use crate::kit::Real;
+use crate::kit::{self, Real};
 use crate::team::Shared;
 use entrenar_base::Float;
 use std::ops::Range;
@@ -180,7 +180,7 @@ pub(super) fn add_parts<P: Pack>(
             for head in group * z.share()..(group + 1) * z.share() {
                 let row = (batch * z.heads + head) * z.keys + key;
                 // SAFETY: all parts are complete and only read; the row belongs to this call alone.
-                rows::add_row(sum, unsafe { parts.slice(row * width..(row + 1) * width) });
+                kit::add_slices(sum, unsafe { parts.slice(row * width..(row + 1) * width) });
             }
             // SAFETY: as above.
             convert(sum, unsafe { to.row(batch, group, key, width) });

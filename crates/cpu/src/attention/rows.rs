@@ -21,16 +21,6 @@ multiversion! {
 }
 
 multiversion! {
-    /// sum += x.
-    pub(super) fn add_row<T: Real>(sum: &mut [T], x: &[T]) {
-        let x = &x[..sum.len()];
-        for i in 0..sum.len() {
-            sum[i] += x[i];
-        }
-    }
-}
-
-multiversion! {
     pub(super) fn dot_rows<T: Real>(a: &[T], b: &[T]) -> T {
         kit::dot(a, b)
     }

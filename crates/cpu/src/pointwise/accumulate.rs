@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::{Binary, Compute, Lane, interpreter};
 use crate::alloc::Scratch;
 use crate::cast::{self, convert, round_bf16, same, same_mut};
-use crate::kit::{self, Real};
+use crate::kit;
 use crate::simd::multiversion;
 use crate::team;
 use crate::walk::Walk;
@@ -42,12 +42,6 @@ pub fn add_assign(target: &mut Array, x: &Array) -> Result<()> {
 }
 
 multiversion! {
-    fn add_to<T: Real>(out: &mut [T], x: &[T]) {
-        kit::add_into(out, x);
-    }
-}
-
-multiversion! {
     fn add_to_bf16(out: &mut [bf16], x: &[bf16]) {
         let x = &x[..out.len()];
         for i in 0..out.len() {
@@ -61,9 +55,9 @@ multiversion! {
 /// `out += x` element by element where both have one of the usual dtypes; false elsewhere.
 fn add_alike<D: Element, S: Element>(out: &mut [D], x: &[S]) -> bool {
     if let (Some(x), Some(out)) = (same::<S, f32>(x), same_mut::<D, f32>(out)) {
-        add_to(out, x);
+        kit::add_slices(out, x);
     } else if let (Some(x), Some(out)) = (same::<S, f64>(x), same_mut::<D, f64>(out)) {
-        add_to(out, x);
+        kit::add_slices(out, x);
     } else if let (Some(x), Some(out)) = (same::<S, bf16>(x), same_mut::<D, bf16>(out)) {
         add_to_bf16(out, x);
     } else {
