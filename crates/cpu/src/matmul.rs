@@ -137,6 +137,20 @@ impl Steps {
 }
 
 impl Sizes {
+    /// The products `at` says, all of these sizes.
+    pub(crate) fn batch<'a, E: Engine>(
+        &self,
+        at: &'a (dyn Fn(usize) -> Problem<'a, E> + Sync),
+    ) -> Batch<'a, E> {
+        Batch {
+            count: self.batches(),
+            m: self.m,
+            n: self.n,
+            k: self.k,
+            at,
+        }
+    }
+
     #[track_caller]
     fn of(a: &Array, b: &Array) -> Result<Sizes> {
         if a.dtype() != b.dtype() {
@@ -260,13 +274,7 @@ fn products<T: GemmFloat>(
             first_row: j * s.m,
         },
     };
-    let batch = Batch {
-        count: s.batches(),
-        m: s.m,
-        n: s.n,
-        k: s.k,
-        at: &at,
-    };
+    let batch = s.batch(&at);
     // SAFETY: the layouts of both operands were checked when their arrays were made, and `out` has
     // the shape of the products.
     unsafe { multiply(&batch) };
@@ -322,13 +330,7 @@ fn exact<E: Engine<S = i32>>(s: &Sizes, a: &Array, b: &Array, out: &mut [i32]) -
             first_row: j * s.m,
         },
     };
-    let batch = Batch {
-        count: s.batches(),
-        m: s.m,
-        n: s.n,
-        k: s.k,
-        at: &at,
-    };
+    let batch = s.batch(&at);
     // SAFETY: as in `products`.
     unsafe { multiply(&batch) };
     Ok(())

@@ -12,12 +12,11 @@ use entrenar_base::{Array, DType, Error, Result, Shape, dispatch};
 use crate::alloc::Scratch;
 use crate::cast::cast;
 use crate::copy::contiguous;
-use crate::gemm::{
-    Batch, Engine, Epilogue, Finish, Kind, Out, Problem, Right, Rows, Single, Source, multiply,
-    packed,
-};
 #[cfg(target_arch = "x86_64")]
 use crate::gemm::{Dot, has_dot};
+use crate::gemm::{
+    Engine, Epilogue, Finish, Kind, Out, Problem, Right, Rows, Single, Source, multiply, packed,
+};
 use crate::matmul::Sizes;
 
 /// The precision that operands are multiplied in; sums are f32 always.
@@ -282,13 +281,7 @@ impl Job<'_> {
                 first_row: j * s.m,
             },
         };
-        let batch = Batch {
-            count: s.batches(),
-            m: s.m,
-            n: s.n,
-            k: s.k,
-            at: &at,
-        };
+        let batch = s.batch(&at);
         // SAFETY: the layouts of the operands were checked when their arrays were made; the outputs
         // are contiguous, have the product's shape and are written by nobody else.
         unsafe { multiply(&batch) };
