@@ -303,7 +303,8 @@ impl Expand for Backward {
 
 impl Tensor {
     /// `(layer_norm(self + residual), self + residual)` in one pass over memory, forward and
-    /// backward; see [`Tensor::layer_norm`]. Operands broadcast and promote as in a sum.
+    /// backward; see [`Tensor::layer_norm`]. Operands broadcast and promote as in a sum. Sums in 16
+    /// bits are rounded first, in a pass of their own.
     ///
     /// # Errors
     /// When shapes do not broadcast, and as [`Tensor::layer_norm`].
@@ -337,7 +338,8 @@ impl Tensor {
     }
 
     /// `(rms_norm(self + residual), self + residual)` in one pass over memory, forward and
-    /// backward; see [`Tensor::rms_norm`]. Operands broadcast and promote as in a sum.
+    /// backward; see [`Tensor::rms_norm`]. Operands broadcast and promote as in a sum. Sums in 16
+    /// bits are rounded first, in a pass of their own.
     ///
     /// # Errors
     /// When shapes do not broadcast, and as [`Tensor::rms_norm`].
