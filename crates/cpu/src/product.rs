@@ -13,9 +13,10 @@ use crate::alloc::Scratch;
 use crate::cast::cast;
 use crate::copy::contiguous;
 #[cfg(target_arch = "x86_64")]
-use crate::gemm::{Dot, has_dot};
+use crate::gemm::{Dot, Tiles};
 use crate::gemm::{
-    Engine, Epilogue, Finish, Kind, Out, Problem, Right, Rows, Single, Source, multiply, packed,
+    Engine, Epilogue, Finish, Kind, Out, Problem, Right, Rows, Single, Source, Way, multiply,
+    packed, way, with_engine,
 };
 use crate::matmul::Sizes;
 
@@ -244,19 +245,17 @@ impl Job<'_> {
             Factor::Array(b) => {
                 let (data, kind) = storage(b)?;
                 let b = self.sizes.right(data, kind);
-                #[cfg(target_arch = "x86_64")]
-                if self.compute == Compute::Bf16 && has_dot() {
-                    self.multiply::<Dot>(a, Right::Strided(b));
-                    return Ok(());
-                }
-                self.multiply::<Single>(a, Right::Strided(b));
+                let way = way(self.compute == Compute::Bf16);
+                with_engine!(way, E => self.multiply::<E>(a, Right::Strided(b)));
             }
             Factor::Packed(b) => match &b.values {
                 Values::Single(data) => {
-                    self.multiply::<Single>(a, Right::Packed { data, first: 0 })
+                    self.multiply::<Single>(a, Right::Packed { data, first: 0 });
                 }
                 #[cfg(target_arch = "x86_64")]
                 Values::Dot(data) => self.multiply::<Dot>(a, Right::Packed { data, first: 0 }),
+                #[cfg(target_arch = "x86_64")]
+                Values::Tiles(data) => self.multiply::<Tiles>(a, Right::Packed { data, first: 0 }),
             },
         }
         Ok(())
@@ -320,10 +319,13 @@ pub struct PackedMatrix {
     values: Values,
 }
 
+/// Values in the form of an engine.
 enum Values {
     Single(Scratch<f32>),
     #[cfg(target_arch = "x86_64")]
     Dot(Scratch<i32>),
+    #[cfg(target_arch = "x86_64")]
+    Tiles(Scratch<i32>),
 }
 
 impl std::fmt::Debug for PackedMatrix {
@@ -372,16 +374,15 @@ impl PackedMatrix {
         .moved(b.layout().offset() as isize);
         let round = compute == Compute::Bf16;
         // SAFETY: the layout was checked when the array was made.
-        let single = || unsafe { Values::Single(packed::<Single>(source, k, n, round)) };
-        #[cfg(target_arch = "x86_64")]
-        let values = if round && has_dot() {
-            // SAFETY: as above.
-            Values::Dot(unsafe { packed::<Dot>(source, k, n, round) })
-        } else {
-            single()
+        let values = unsafe {
+            match way(round) {
+                Way::Single => Values::Single(packed::<Single>(source, k, n, round)),
+                #[cfg(target_arch = "x86_64")]
+                Way::Dot => Values::Dot(packed::<Dot>(source, k, n, round)),
+                #[cfg(target_arch = "x86_64")]
+                Way::Tiles => Values::Tiles(packed::<Tiles>(source, k, n, round)),
+            }
         };
-        #[cfg(not(target_arch = "x86_64"))]
-        let values = single();
         Ok(PackedMatrix {
             k,
             n,

@@ -97,7 +97,7 @@ unsafe fn cell<E: Engine>(
         Right::Strided(_) => ALIGN,
         Right::Packed { .. } => E::kernels().columns(),
     };
-    let rows = panel_of(cell / columns, rows, m, 1);
+    let rows = panel_of(cell / columns, rows, m, E::ROWS);
     let columns = panel_of(cell % columns, columns, n, align);
     // SAFETY: the caller's promise.
     unsafe { panel::run(p, rows, columns) };
@@ -178,7 +178,7 @@ unsafe fn pack<E: Engine>(b: Source, k: usize, columns: usize, round: bool, to: 
     );
     let nr = E::kernels().columns();
     let slivers = columns.div_ceil(nr);
-    let sliver = nr * k.div_ceil(E::GROUP);
+    let sliver = nr * panel::units::<E>(k);
     let shared = Shared::new(to);
     team::split(slivers, (nr * k) as f64 * PACK_NS, |range| {
         let here = columns.min(range.end * nr) - range.start * nr;
@@ -236,6 +236,6 @@ unsafe fn shared_rows<E: Engine>(
         let here = panel_of(cell, across, columns.len(), nr);
         let here = columns.start + here.start..columns.start + here.end;
         // SAFETY: the caller's promise; parts are disjoint.
-        unsafe { panel::run(p, m * row / rows..m * (row + 1) / rows, here) };
+        unsafe { panel::run(p, panel_of(row, rows, m, E::ROWS), here) };
     });
 }

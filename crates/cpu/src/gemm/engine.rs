@@ -1,10 +1,11 @@
 //! What multiplies what: the packed form of operands, the kernels for it, and how values get there.
 
 use std::ops::{Add, Mul};
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use entrenar_base::{Element, Float};
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::can_tile;
 use super::pack::{self, Packer, Side};
 use super::panel::WIDEST;
 use super::tile::{self, Kernels};
@@ -22,6 +23,15 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
     /// Steps of the inner dimension that are summed in registers at once. A multiple of
     /// [`Self::GROUP`] that divides the stretches of the panel.
     const BLOCK: usize = KC;
+    /// Whether kernels go on with the sums of the block before, instead of adding to them.
+    const CARRIES: bool = false;
+    /// Bytes of a left block that leave room in L2, and its rows at most.
+    const LEFT: usize = 384 << 10;
+    const LEFT_ROWS: usize = 240;
+    /// Packed operands are filled with zeros to a multiple of this many steps.
+    const DEPTH: usize = Self::GROUP;
+    /// Tiles are a multiple of this many rows high, but for the last; packed ones are filled up.
+    const ROWS: usize = 1;
     /// Whether sums begin with what [`Engine::base`] says.
     const BASED: bool = false;
     /// Multiplications per nanosecond expected of one core: decides about threads only.
@@ -32,6 +42,10 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
     /// The function that packs slivers of a source seen as (major, step): majors lie side by side
     /// in the packed form. `round` asks for values rounded to bf16.
     fn packer(side: Side, kind: Kind, major: isize, step: isize, round: bool) -> Packer<Self::P>;
+
+    /// What a thread does before it runs kernels, and after.
+    fn enter() {}
+    fn leave() {}
 
     /// True when the values in memory are what the packed form holds.
     fn as_it_lies(kind: Kind, round: bool) -> bool;
@@ -95,7 +109,7 @@ impl Engine for Double {
     }
 }
 
-/// bf16 in pairs with AVX-512's dot product: only where [`has_dot`].
+/// bf16 in pairs with AVX-512's dot product: only where [`can_dot`].
 ///
 /// `vdpbf16ps` adds, per lane, the product of the odd elements and then that of the even ones,
 /// rounding each sum once (to nearest, ties to even), and treats subnormal inputs and results as
@@ -122,58 +136,87 @@ impl Engine for Dot {
     }
 }
 
-/// Whether bf16 products run on AVX-512's bf16 dot product.
-///
-/// Only where that is faster than widening to f32: on AMD (Zen 4 and later: one 512-bit dot product
-/// per 512 bits of f32 multiply-add, hence twice the rate). Intel's cores before AMX's time issue
-/// one per two cycles, half the rate of f32. `ENTRENAR_BF16=dot|fma` decides otherwise, for tests;
-/// strict numbers never use it. Constant over the life of a process and equal on equal machines, so
-/// that results repeat.
-pub(crate) fn has_dot() -> bool {
-    static STATE: AtomicU8 = AtomicU8::new(0);
-    if level() < Level::Avx512 || strict() {
-        return false;
-    }
-    match STATE.load(Ordering::Relaxed) {
-        0 => {
-            let yes = dot_is_better();
-            STATE.store(1 + u8::from(yes), Ordering::Relaxed);
-            yes
-        }
-        state => state == 2,
-    }
+/// How products in a precision run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// [`Single`].
+    Single,
+    /// [`Dot`].
+    #[cfg(target_arch = "x86_64")]
+    Dot,
+    /// [`Tiles`].
+    #[cfg(target_arch = "x86_64")]
+    Tiles,
 }
 
-/// Whether the processor has the instruction at all.
-pub(crate) fn can_dot() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        crate::simd::available() == Level::Avx512
-            && std::arch::is_x86_feature_detected!("avx512bf16")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
-}
-
-#[cold]
-fn dot_is_better() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let words = std::arch::x86_64::__cpuid(0);
-        // "AuthenticAMD"
-        let amd = [words.ebx, words.edx, words.ecx] == [0x6874_7541, 0x6974_6e65, 0x444d_4163];
-        can_dot()
-            && match std::env::var("ENTRENAR_BF16").as_deref() {
-                Ok("dot") => true,
-                Ok("fma") => false,
-                _ => amd,
+/// Evaluates an expression with `$E` the engine whose sums are f32 of a [`Way`].
+macro_rules! with_engine {
+    ($way:expr, $E:ident => $body:expr) => {
+        match $way {
+            $crate::gemm::Way::Single => {
+                type $E = $crate::gemm::Single;
+                $body
             }
+            #[cfg(target_arch = "x86_64")]
+            $crate::gemm::Way::Dot => {
+                type $E = $crate::gemm::Dot;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::gemm::Way::Tiles => {
+                type $E = $crate::gemm::Tiles;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_engine;
+
+/// How operands that are rounded to bf16 are multiplied, or f32 ones.
+///
+/// Tiles where there are any (Intel since 2023). `Dot` only where that is faster than widening to
+/// f32: on AMD (Zen 4 and later: one 512-bit dot product per 512 bits of f32 multiply-add, hence twice
+/// the rate); Intel's cores issue one per two cycles, half the rate of f32.
+/// `ENTRENAR_BF16=tiles|dot|fma` decides otherwise, for tests; strict numbers use neither. Constant
+/// over the life of a process and equal on equal machines, so that results repeat.
+#[inline(always)]
+pub(crate) fn way(round: bool) -> Way {
+    if !round || level() < Level::Avx512 || strict() {
+        return Way::Single;
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        *BF16.get_or_init(choose)
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        false
+        Way::Single
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+static BF16: std::sync::OnceLock<Way> = std::sync::OnceLock::new();
+
+/// Whether the processor multiplies pairs of bf16 in vectors.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn can_dot() -> bool {
+    crate::simd::available() == Level::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(target_arch = "x86_64")]
+#[cold]
+fn choose() -> Way {
+    let words = std::arch::x86_64::__cpuid(0);
+    // "AuthenticAMD"
+    let amd = [words.ebx, words.edx, words.ecx] == [0x6874_7541, 0x6974_6e65, 0x444d_4163];
+    let wish = std::env::var("ENTRENAR_BF16");
+    match wish.as_deref() {
+        Ok("fma") => Way::Single,
+        Ok("dot") if can_dot() => Way::Dot,
+        Ok("dot") => Way::Single,
+        _ if can_tile() => Way::Tiles,
+        _ if amd && can_dot() => Way::Dot,
+        _ => Way::Single,
     }
 }
 
@@ -206,7 +249,9 @@ impl GemmFloat for f64 {
     }
 }
 
-/// Whether a source may be read in place, step by step: its pairs must be whole.
-pub(super) fn readable<E: Engine>(a: &Source, k: usize, round: bool) -> bool {
-    E::as_it_lies(a.kind, round) && (E::GROUP == 1 || (a.column == 1 && k.is_multiple_of(E::GROUP)))
+/// Whether `m` rows of a source may be read in place, step by step: its pairs and tiles must be whole.
+pub(super) fn readable<E: Engine>(a: &Source, k: usize, m: usize, round: bool) -> bool {
+    E::as_it_lies(a.kind, round)
+        && (E::GROUP == 1 || (a.column == 1 && k.is_multiple_of(E::DEPTH)))
+        && m.is_multiple_of(E::ROWS)
 }

@@ -16,15 +16,19 @@
 //! * `Dot` (AVX-512 BF16): see there. It rounds like two fused multiply-adds per pair, in another
 //!   order than [`Single`], and knows no subnormal numbers.
 //!
+//! * `Tiles` (Intel's AMX): see there. As `Dot`, in yet another order.
+//!
 //! * `Words` and `Quads` (i8): sums in i32, exact modulo 2³² in any order, so that they agree with
 //!   each other whatever [`Engine::BLOCK`] is.
 //!
-//! Files: `tile` kernels, `engine` and `bytes` what they multiply, `pack` and `pack512` packing, `panel` the
+//! Files: `tile` kernels, `amx` those on tile registers with `pack_tiles`, `engine` and `bytes` what they multiply, `pack` and `pack512` packing, `panel` the
 //! loops of one thread, `drive` the cut among threads, `epilogue` what follows a product.
 //! Neighbours: [`crate::matmul`] and [`crate::product`] are the entry points; `conv` and others
 //! call [`gemm`] through [`crate::kit`].
 
 mod ahead;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod bytes;
 mod drive;
 mod engine;
@@ -32,6 +36,8 @@ mod epilogue;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack512;
+#[cfg(target_arch = "x86_64")]
+mod pack_tiles;
 mod panel;
 mod tile;
 
@@ -43,13 +49,15 @@ use entrenar_base::DType;
 use crate::product::Compute;
 
 pub(crate) use ahead::{ask_to_read, ask_to_write};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::Tiles;
 pub(crate) use bytes::Words;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use bytes::{Quads, has_quads};
 pub(crate) use drive::{Batch, multiply, packed};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use engine::Dot;
-pub(crate) use engine::{Engine, GemmFloat, Single, has_dot};
+pub(crate) use engine::{Engine, GemmFloat, Single, Way, way, with_engine};
 pub(crate) use epilogue::{Epilogue, Rows};
 pub(crate) use panel::{Finish, Out, Problem, Right, run as run_panel};
 pub(crate) use tile::{Once, Round, Twice};
@@ -178,15 +186,16 @@ pub(crate) unsafe fn gemm<T: GemmFloat>(
 ) {
     let round = compute == Compute::Bf16 && T::KIND == Kind::F32;
     let (a, b) = (a.source(), b.source());
-    #[cfg(target_arch = "x86_64")]
-    if round && has_dot() {
+    if round {
         let alpha = alpha.to_f64() as f32;
         // SAFETY: the caller's promise; T is f32.
-        unsafe { panel_of::<Dot>(sizes, alpha, a, b, c.cast(), (width, accumulate, true)) };
+        with_engine!(way(true), E => unsafe {
+            panel_of::<E>(sizes, alpha, a, b, c.cast(), (width, accumulate, true));
+        });
         return;
     }
     // SAFETY: the caller's promise.
-    unsafe { panel_of::<T::Engine>(sizes, alpha, a, b, c, (width, accumulate, round)) };
+    unsafe { panel_of::<T::Engine>(sizes, alpha, a, b, c, (width, accumulate, false)) };
 }
 
 /// # Safety

@@ -71,7 +71,7 @@ impl<P> Block<P> {
 pub(crate) type Packer<P> = unsafe fn(&Block<P>);
 
 /// One element of a source, as the packed form has it.
-trait Read {
+pub(super) trait Read {
     type P: Copy + Default;
     const BYTES: usize;
     /// # Safety
@@ -81,7 +81,7 @@ trait Read {
 
 macro_rules! read {
     ($name:ident, $T:ty, $P:ty, $convert:expr) => {
-        struct $name;
+        pub(super) struct $name;
         impl Read for $name {
             type P = $P;
             const BYTES: usize = size_of::<$T>();
@@ -147,6 +147,22 @@ unsafe fn any<R: Read>(b: &Block<R::P>) {
     each::<R>(b);
 }
 
+/// Two steps of a major, rounded to bf16; those that do not exist are zeros.
+///
+/// # Safety
+/// The major exists.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn pair_at<R: Read<P = f32>>(b: &Block<i32>, major: usize, step: usize) -> i32 {
+    let mut bits = [0; 2];
+    for (s, bits) in bits.iter_mut().enumerate() {
+        if step + s < b.depth {
+            // SAFETY: the element exists.
+            *bits = round_bf16(unsafe { R::read(b.at(major, step + s)) }).to_bits();
+        }
+    }
+    (u32::from(bits[1]) << 16 | u32::from(bits[0])).cast_signed()
+}
+
 /// Pairs of bf16 from anywhere.
 ///
 /// # Safety
@@ -158,18 +174,9 @@ unsafe fn any_pairs<R: Read<P = f32>>(b: &Block<i32>) {
         let to = b.sliver_at(first);
         for unit in 0..b.depth.div_ceil(2) {
             for r in 0..height {
-                let step = 2 * unit;
                 let major = first + r.min(here - 1);
-                // SAFETY: the contract of `Packer`; the second step is read where it exists.
-                unsafe {
-                    let low = round_bf16(R::read(b.at(major, step))).to_bits();
-                    let high = if step + 1 < b.depth {
-                        round_bf16(R::read(b.at(major, step + 1))).to_bits()
-                    } else {
-                        0
-                    };
-                    *to.add(unit * height + r) = (u32::from(high) << 16 | u32::from(low)) as i32;
-                }
+                // SAFETY: the contract of `Packer`.
+                unsafe { *to.add(unit * height + r) = pair_at::<R>(b, major, 2 * unit) };
             }
         }
     }

@@ -19,14 +19,14 @@ macro_rules! avx512 {
 }
 
 /// Sixteen elements of a source as f32. Masked-out ones are not read and become zero.
-trait Load {
+pub(super) trait Load {
     const BYTES: usize;
     /// # Safety
     /// Elements of the mask are readable; the caller is compiled for AVX-512.
     unsafe fn load(at: *const u8, mask: u16) -> __m512;
 }
 
-struct F32;
+pub(super) struct F32;
 impl Load for F32 {
     const BYTES: usize = 4;
     #[inline(always)]
@@ -36,7 +36,7 @@ impl Load for F32 {
     }
 }
 
-struct Bf16;
+pub(super) struct Bf16;
 impl Load for Bf16 {
     const BYTES: usize = 2;
     #[inline(always)]
@@ -49,7 +49,7 @@ impl Load for Bf16 {
     }
 }
 
-struct F16;
+pub(super) struct F16;
 impl Load for F16 {
     const BYTES: usize = 2;
     #[inline(always)]
@@ -83,7 +83,7 @@ impl<L: Load> Load for Rounded<L> {
 
 /// The lowest `n` bits, at most 16.
 #[inline(always)]
-fn mask16(n: usize) -> u16 {
+pub(super) fn mask16(n: usize) -> u16 {
     if n >= 16 { 0xffff } else { (1 << n) - 1 }
 }
 
@@ -135,7 +135,7 @@ avx512! {
 }
 
 /// Runs of steps, loaded as sixteen units of 32 bits, and what becomes of a unit of sixteen majors.
-trait Run {
+pub(super) trait Run {
     type P;
     const BYTES: usize;
     /// Steps in sixteen units.
@@ -207,7 +207,7 @@ impl Run for WidenedPairs {
 }
 
 /// Two bf16 steps per unit, kept.
-struct Pairs<L>(std::marker::PhantomData<L>);
+pub(super) struct Pairs<L>(std::marker::PhantomData<L>);
 
 /// # Safety
 /// The processor has the features; pointers span all that is read or written.
@@ -359,7 +359,7 @@ avx512! {
 /// # Safety
 /// The processor has the features; pointers span all that is read or written.
 #[inline(always)]
-unsafe fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
+pub(super) unsafe fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
     // SAFETY: callers are compiled for AVX-512.
     unsafe {
         let mut t = x;
@@ -465,6 +465,30 @@ unsafe fn turn_dot<R: Run>(b: &Block<R::P>) {
     unsafe { turn_body::<R>(b) }
 }
 
+/// Sixteen units of two steps, each a run of majors and which of them exist.
+///
+/// # Safety
+/// Elements of the masks are readable; the caller is compiled for AVX-512 BF16.
+#[inline(always)]
+pub(super) unsafe fn pairs<L: Load>(first: (*const u8, u16), second: (*const u8, u16)) -> __m512i {
+    // Word 2 i is word i of the lower half, word 2 i + 1 word i of the upper one.
+    const ORDER: [u16; 32] = {
+        let mut order = [0; 32];
+        let mut w = 0;
+        while w < 32 {
+            order[w] = (w / 2 + 16 * (w % 2)) as u16;
+            w += 1;
+        }
+        order
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
+        let both = narrow(L::load(first.0, first.1), L::load(second.0, second.1));
+        _mm512_permutexvar_epi16(order, both)
+    }
+}
+
 /// Majors that lie side by side, two steps made one unit.
 ///
 /// # Safety
@@ -473,12 +497,6 @@ unsafe fn turn_dot<R: Run>(b: &Block<R::P>) {
 unsafe fn copy_pairs<L: Load>(b: &Block<i32>) {
     // SAFETY: the contract of `Packer`, as in `copy`. A missing second step is read as zeros.
     unsafe {
-        // Word 2 i is word i of the lower half, word 2 i + 1 word i of the upper one.
-        let mut order = [0u16; 32];
-        for (w, place) in order.iter_mut().enumerate() {
-            *place = (w / 2 + 16 * (w % 2)) as u16;
-        }
-        let order = _mm512_loadu_si512(order.as_ptr().cast());
         for first in (0..b.majors).step_by(TOGETHER * b.height) {
             let end = b.majors.min(first + TOGETHER * b.height);
             for unit in 0..b.depth.div_ceil(2) {
@@ -495,9 +513,10 @@ unsafe fn copy_pairs<L: Load>(b: &Block<i32>) {
                             ahead.wrapping_offset(b.step).wrapping_add(at).cast(),
                         );
                         let next = row.wrapping_offset(b.step).wrapping_add(at);
-                        let low = L::load(row.wrapping_add(at), mask16(here.saturating_sub(v)));
-                        let high = L::load(next, mask16(second.saturating_sub(v)));
-                        let x = _mm512_permutexvar_epi16(order, narrow(low, high));
+                        let x = pairs::<L>(
+                            (row.wrapping_add(at), mask16(here.saturating_sub(v))),
+                            (next, mask16(second.saturating_sub(v))),
+                        );
                         _mm512_storeu_si512(to.add(v).cast(), x);
                     }
                 }

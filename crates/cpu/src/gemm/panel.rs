@@ -5,7 +5,10 @@
 //! [`Engine::BLOCK`]. A block's slice of the right sliver stays in L1 while the tiles of rows pass, partial
 //! sums stay in a strip of scratch memory, and an output element is written once.
 
+use std::marker::PhantomData;
 use std::ops::Range;
+
+use entrenar_base::Element;
 
 use super::Source;
 use super::ahead::{Runs, ask_to_write};
@@ -17,14 +20,12 @@ use crate::alloc::Scratch;
 /// Stretch of the inner dimension between writes of partial sums; a multiple of every
 /// [`Engine::BLOCK`].
 const KS: usize = 4096;
-/// Bytes of a packed left block that leave room in L2.
-const LEFT_BYTES: usize = 384 << 10;
 /// Bytes of a packed right operand kept at once.
 const RIGHT_BYTES: usize = 8 << 20;
 /// Slivers of the right operand that are packed together.
 const GROUP: usize = 4;
-/// Rows of a left block, at least and at most.
-const ROWS: Range<usize> = 48..240;
+/// Rows of a left block, at least.
+const ROWS: usize = 48;
 /// A left operand that meets no more columns than this is read in place; one of pairs always is, since
 /// it is half as long.
 const FEW_COLUMNS: usize = 128;
@@ -116,8 +117,8 @@ impl<E: Engine> Copy for Problem<'_, E> {}
 unsafe impl<E: Engine> Sync for Problem<'_, E> {}
 
 /// Units of packed values in `depth` steps.
-fn units<E: Engine>(depth: usize) -> usize {
-    depth.div_ceil(E::GROUP)
+pub(super) fn units<E: Engine>(depth: usize) -> usize {
+    depth.next_multiple_of(E::DEPTH) / E::GROUP
 }
 
 /// Values of the packed form of `k × n`, the slack of packing included.
@@ -139,6 +140,7 @@ pub(super) unsafe fn pack_right<E: Engine>(
 ) {
     let kernels = E::kernels();
     let packer = E::packer(Side::Right, b.kind, b.column, b.row, round);
+    let (filled, all) = (k.div_ceil(E::GROUP), units::<E>(k));
     // SAFETY: the caller's promise.
     unsafe {
         packer(&Block {
@@ -150,15 +152,26 @@ pub(super) unsafe fn pack_right<E: Engine>(
             height: kernels.columns(),
             align: kernels.lanes,
             to,
-            next: kernels.columns() * units::<E>(k),
+            next: kernels.columns() * all,
         });
+        if filled < all {
+            for first in (0..columns).step_by(kernels.columns()) {
+                let width = kernels.columns().min(columns - first);
+                let width = width.next_multiple_of(kernels.lanes);
+                let sliver = to.add(first * all);
+                // Zeros are zero bits in every unit.
+                sliver
+                    .add(filled * width)
+                    .write_bytes(0, (all - filled) * width);
+            }
+        }
     }
 }
 
 /// Rows of a left block that fits into L2 with a stretch of `k` steps.
 pub(super) fn block_rows<E: Engine>(k: usize) -> usize {
     let row = units::<E>(k.min(KS)).max(1) * size_of::<E::P>();
-    (LEFT_BYTES / row).clamp(ROWS.start, ROWS.end)
+    (E::LEFT / row).clamp(ROWS, E::LEFT_ROWS)
 }
 
 /// Columns of a right operand whose packed form is kept at once.
@@ -189,7 +202,7 @@ pub(super) fn left_in_place<E: Engine>(
     // Rows that lie a power of two apart would share cache sets.
     let apart = !a.row_bytes().unsigned_abs().is_multiple_of(2048) || m <= kernels.rows();
     let few = a.column == 1 && (n <= FEW_COLUMNS || E::GROUP > 1) && apart;
-    readable::<E>(a, k, round) && (m == 1 || n <= kernels.columns() || few)
+    readable::<E>(a, k, m, round) && (m == 1 || n <= kernels.columns() || few)
 }
 
 /// What is read in place and how the rest is cut.
@@ -206,15 +219,21 @@ struct Plan {
     right: usize,
     strip: usize,
     carry: usize,
+    /// Where a tile of old values lies in the strip, if sums are carried.
+    old: usize,
 }
 
 impl Plan {
     fn of<E: Engine>(p: &Problem<'_, E>, m: usize, n: usize) -> Plan {
-        let nr = E::kernels().columns();
+        let kernels = E::kernels();
+        let nr = kernels.columns();
         let depth = p.k.min(KS);
         let left_in_place = left_in_place::<E>(&p.a, p.k, m, n, p.round);
         // Blocks of equal height: the last would otherwise be a thin one.
-        let block = m.div_ceil(m.div_ceil(block_rows::<E>(p.k)));
+        let mut block = m.div_ceil(m.div_ceil(block_rows::<E>(p.k)));
+        if E::ROWS > 1 {
+            block = block.next_multiple_of(E::kernels().rows());
+        }
         let right_in_place = match p.b {
             Right::Packed { .. } => true,
             Right::Strided(b) => right_in_place::<E>(&b, p.k, m, p.round),
@@ -241,18 +260,21 @@ impl Plan {
             left: if left_in_place {
                 0
             } else {
-                block * units::<E>(depth) + SLACK
+                block.next_multiple_of(E::ROWS) * units::<E>(depth) + SLACK
             },
             right: match p.b {
                 Right::Packed { .. } => 0,
                 Right::Strided(_) => packed_len::<E>(depth, kept),
             },
             strip: if depth > E::BLOCK || p.out.finish.is_some() {
-                block * nr
+                // Old values have a tile of their own where sums are carried.
+                let tiles = usize::from(E::CARRIES) * kernels.rows();
+                (block.next_multiple_of(E::ROWS) + tiles) * nr
             } else {
                 0
             },
             carry: if carried { m * chunk.min(n) } else { 0 },
+            old: block.next_multiple_of(E::ROWS) * nr,
         }
     }
 }
@@ -268,6 +290,7 @@ pub(crate) unsafe fn run<E: Engine>(p: &Problem<'_, E>, rows: Range<usize>, colu
     }
     let (m, n) = (rows.len(), columns.len());
     let plan = Plan::of(p, m, n);
+    let _entered = Entered::<E>::new();
     let mut left = Scratch::<E::P>::new(plan.left);
     let mut right = Scratch::<E::P>::new(plan.right);
     let mut strip = Scratch::<E::S>::new(plan.strip);
@@ -301,6 +324,22 @@ pub(crate) unsafe fn run<E: Engine>(p: &Problem<'_, E>, rows: Range<usize>, colu
                 unsafe { work.block(after) };
             }
         }
+    }
+}
+
+/// A thread that may run kernels.
+struct Entered<E: Engine>(PhantomData<E>);
+
+impl<E: Engine> Entered<E> {
+    fn new() -> Self {
+        E::enter();
+        Entered(PhantomData)
+    }
+}
+
+impl<E: Engine> Drop for Entered<E> {
+    fn drop(&mut self) {
+        E::leave();
     }
 }
 
@@ -343,7 +382,10 @@ impl<E: Engine> Work<'_, E> {
     }
 
     fn height(&self, tile: usize) -> usize {
-        self.rows.len() / self.tiles + usize::from(tile < self.rows.len() % self.tiles)
+        let rows = self.rows.len().div_ceil(E::ROWS);
+        let first = tile * (rows / self.tiles) + tile.min(rows % self.tiles);
+        let high = rows / self.tiles + usize::from(tile < rows % self.tiles);
+        (high * E::ROWS).min(self.rows.len() - first * E::ROWS)
     }
 
     /// Calls of kernels for a number of slivers.
@@ -398,7 +440,7 @@ impl<E: Engine> Work<'_, E> {
                     to,
                     next: 0,
                 });
-                to = to.add(high * units::<E>(self.depth));
+                to = to.add(high.next_multiple_of(E::ROWS) * units::<E>(self.depth));
             }
             row += high;
         }
@@ -498,17 +540,20 @@ impl<E: Engine> Work<'_, E> {
                 let ends = unsafe { self.ends(&place, kc, kc + depth, slot) };
                 let call = Call {
                     depth: steps,
-                    alpha: self.p.alpha,
+                    alpha: ends.alpha,
                     a,
                     a_row,
                     a_step,
                     b: b.cast(),
                     b_step: sliver.step,
                     base: base.as_ptr(),
+                    carry: ends.carry,
                     from: ends.from,
                     from_width: ends.from_width,
                     to: ends.to,
                     to_width: ends.to_width,
+                    roomy: ends.to == slot,
+                    rows: high,
                     columns: sliver.wide,
                     ahead: b.wrapping_add(slice + tile * steps * ahead_step),
                     ahead_step: ahead_step as isize,
@@ -543,6 +588,7 @@ impl<E: Engine> Work<'_, E> {
             let at = a.at(self.rows.start + i, self.inner + kc).cast();
             return (at, a.row_bytes(), a.column_bytes() * E::GROUP as isize);
         }
+        let high = high.next_multiple_of(E::ROWS);
         let at = i * units::<E>(self.depth) + kc / E::GROUP * high;
         (self.left.wrapping_add(at).cast_const(), 0, 0)
     }
@@ -574,27 +620,42 @@ impl<E: Engine> Work<'_, E> {
                 out.width,
             )
         };
-        let (from, from_width) = if kc > 0 {
+        let last = end >= self.depth;
+        let nothing = (std::ptr::null(), 0);
+        let (carry, old) = match (E::CARRIES, kc > 0) {
+            (true, true) => (slot.cast_const(), self.strip.wrapping_add(self.plan.old)),
+            (true, false) => (nothing.0, self.strip.wrapping_add(self.plan.old)),
+            _ => (nothing.0, slot),
+        };
+        let (from, from_width) = if !E::CARRIES && kc > 0 {
             (slot.cast_const(), nr)
+        } else if E::CARRIES && !last {
+            nothing
         } else if self.inner > 0 {
             (kept.cast_const(), kept_width)
         } else if !out.accumulate {
-            (std::ptr::null(), 0)
+            nothing
         } else if let Some(finish) = out.finish {
             // SAFETY: the strip has room for the tile; the output is the caller's.
-            unsafe { finish.begin(self.told(place), slot, nr) };
-            (slot.cast_const(), nr)
+            unsafe { finish.begin(self.told(place), old, nr) };
+            (old.cast_const(), nr)
         } else {
             (kept.cast_const(), kept_width)
         };
-        let last = end >= self.depth;
         let finish = out.finish.filter(|_| last && self.inner + end >= self.p.k);
         let (to, to_width) = if last && finish.is_none() {
             (kept, kept_width)
         } else {
             (slot, nr)
         };
+        let alpha = if E::CARRIES && !last {
+            E::S::from_f64(1.0)
+        } else {
+            self.p.alpha
+        };
         Ends {
+            alpha,
+            carry,
             from,
             from_width,
             to,
@@ -606,6 +667,8 @@ impl<E: Engine> Work<'_, E> {
 
 /// Both ends of a kernel's sums.
 struct Ends<'a, S> {
+    alpha: S,
+    carry: *const S,
     from: *const S,
     from_width: usize,
     to: *mut S,

@@ -28,14 +28,20 @@ pub(crate) struct Call<P, S> {
     /// The row that sums begin with, in whole vectors, for engines that ask for one: added to
     /// `a·b` of every row.
     pub base: *const S,
+    /// The sums of the blocks before, for engines that go on with them: a tile in rows of the
+    /// widest kernel. Null in the first block.
+    pub carry: *const S,
     pub from: *const S,
     pub from_width: usize,
     pub to: *mut S,
     pub to_width: usize,
+    /// Whether `to` has room for a whole tile.
+    pub roomy: bool,
     /// Memory that later calls read: one address is asked for per step, these bytes apart.
     pub ahead: *const u8,
     pub ahead_step: isize,
-    /// Columns that `from` and `to` have; `b` always has whole vectors.
+    /// Rows and columns that `from` and `to` have; `b` always has whole vectors.
+    pub rows: usize,
     pub columns: usize,
 }
 

@@ -15,10 +15,8 @@ use super::matrix::Reader;
 use crate::alloc::Scratch;
 use crate::cast::convert;
 use crate::copy::contiguous;
-#[cfg(target_arch = "x86_64")]
-use crate::gemm::Dot;
 use crate::gemm::{
-    Engine, Kind, Operand, Out, Problem, Right, Single, Source, gemm, has_dot, run_panel,
+    Engine, Kind, Operand, Out, Problem, Right, Source, gemm, run_panel, way, with_engine,
 };
 use crate::product::Compute;
 use crate::team::{self, Shared};
@@ -238,12 +236,7 @@ impl Job<'_> {
             };
             let a = x.from(rows.start, first);
             let sizes = (rows.len(), columns.len(), steps.len());
-            #[cfg(target_arch = "x86_64")]
-            if self.round && has_dot() {
-                self.multiply::<Dot>(sizes, a, b, first > 0, sums);
-                continue;
-            }
-            self.multiply::<Single>(sizes, a, b, first > 0, sums);
+            with_engine!(way(self.round), E => self.multiply::<E>(sizes, a, b, first > 0, sums));
         }
     }
 
