@@ -3,7 +3,7 @@
 //! With p = softmax(s), o = p·v and cotangent g: dv = pᵀ·g, dp = g·vᵀ, ds = p·(dp - Σ g·o)·scale,
 //! dq = ds·k, dk = dsᵀ·q. Dropout factors f multiply p in dv and dp in ds.
 
-use super::pack::{self, GROUP, Pack, padded_columns, padded_rows};
+use super::pack::{self, GROUP, Pack, padded_columns};
 use super::problem::{Heads, Problem, Sizes};
 use super::rows;
 use super::tile::product;
@@ -70,16 +70,17 @@ pub(super) fn some_heads<P: Pack>(
     to: &Targets<'_, P::Source>,
     parts: Option<&Parts<'_, P::Sum>>,
 ) {
+    let _session = P::enter();
     let z = &p.z;
     let (group, nr) = (heads.start / z.share(), p.tile.nr);
     let (width, value_width) = (padded_columns(z.width), padded_columns(z.value_width));
     let (block, widest) = (
-        padded_rows(QUERIES.min(z.queries)),
+        P::padded_rows(QUERIES.min(z.queries)),
         padded_columns(KEYS.min(z.keys)),
     );
     let (steps, value_steps) = (P::steps(z.width), P::steps(z.value_width));
     let mut sums = Sums::<P::Sum> {
-        dq: Scratch::zeroed(heads.len() * padded_rows(z.queries) * width),
+        dq: Scratch::zeroed(heads.len() * P::padded_rows(z.queries) * width),
         dk: Scratch::new(widest * width),
         dv: Scratch::new(widest * value_width),
         deltas: deltas(p, back, batch, heads.clone()),
@@ -147,7 +148,7 @@ pub(super) fn some_heads<P: Pack>(
     }
     for (h, head) in heads.enumerate() {
         for query in 0..z.queries {
-            let at = (h * padded_rows(z.queries) + query) * width;
+            let at = (h * P::padded_rows(z.queries) + query) * width;
             // SAFETY: as above.
             unsafe {
                 convert(
@@ -234,7 +235,7 @@ fn query_block<P: Pack>(
 ) {
     let (z, tile, nr) = (&p.z, &p.tile, p.tile.nr);
     let (start, n) = (queries.start, queries.len());
-    let (rows, width) = (padded_rows(n), padded_columns(visible));
+    let (rows, width) = (P::padded_rows(n), padded_columns(visible));
     let (dw, ew) = (padded_columns(z.width), padded_columns(z.value_width));
     let query = p.q.rows((batch, head, start), n, z.width);
     let grad = back.grad.rows((batch, head, start), n, z.value_width);
@@ -309,7 +310,7 @@ fn query_block<P: Pack>(
         true,
     );
     let left = P::scores_by_rows(slopes, width, width, &mut room.room);
-    let at = (h * padded_rows(z.queries) + start) * dw;
+    let at = (h * P::padded_rows(z.queries) + start) * dw;
     let dq = &mut sums.dq[at..at + rows * dw];
     product(
         tile,

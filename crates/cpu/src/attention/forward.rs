@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::pack::{self, GROUP, Pack, padded_columns, padded_rows};
+use super::pack::{self, GROUP, Pack, padded_columns};
 use super::problem::Problem;
 use super::rows;
 use super::tile::product;
@@ -32,12 +32,13 @@ pub(super) fn chunk<P: Pack>(
     out: &Target<'_, P::Source>,
     lse: &Shared<'_, P::Sum>,
 ) {
+    let _session = P::enter();
     let z = &p.z;
     let (share, count) = (z.share(), queries.len());
     let value_width = padded_columns(z.value_width);
     let last = p.visible(batch, queries.end);
     let mut running = Running::<P::Sum> {
-        out: Scratch::new(share * padded_rows(count) * value_width),
+        out: Scratch::new(share * P::padded_rows(count) * value_width),
         top: Scratch::new(share * count),
         sum: Scratch::zeroed(share * count),
     };
@@ -49,7 +50,7 @@ pub(super) fn chunk<P: Pack>(
     for h in 0..share {
         let head = group * share + h;
         for (i, query) in queries.clone().enumerate() {
-            let at = (h * padded_rows(count) + i) * value_width;
+            let at = (h * P::padded_rows(count) + i) * value_width;
             let row = &mut running.out[at..at + z.value_width];
             let (mut top, sum) = (running.top[h * count + i], running.sum[h * count + i]);
             if sum == P::Sum::ZERO {
@@ -81,7 +82,7 @@ fn accumulate<P: Pack>(
     let (share, count) = (z.share(), queries.len());
     let (steps, value_width) = (P::steps(z.width), padded_columns(z.value_width));
     let (block, widest) = (
-        padded_rows(QUERIES.min(count)),
+        P::padded_rows(QUERIES.min(count)),
         padded_columns(KEYS.min(last)),
     );
     let mut line = Scratch::<P::Operand>::new(GROUP * steps);
@@ -113,7 +114,7 @@ fn accumulate<P: Pack>(
                     continue;
                 }
                 let (n, width) = (end - start, padded_columns(visible - first));
-                let rows = padded_rows(n);
+                let rows = P::padded_rows(n);
                 let query = p.q.rows((batch, head, start), n, z.width);
                 let q = pack::by_rows::<P>(query, &mut query_rows);
                 let next = QUERIES.min(queries.end - end);
@@ -122,7 +123,7 @@ fn accumulate<P: Pack>(
                 let scores = &mut scores[..rows * width];
                 p.scores(scores, (rows, width, n), q, kt, (batch, head, start), first);
                 let from = start - queries.start;
-                let at = (h * padded_rows(count) + from) * value_width;
+                let at = (h * P::padded_rows(count) + from) * value_width;
                 let out = &mut running.out[at..at + rows * value_width];
                 scores[n * width..].fill(P::Sum::ZERO);
                 for (i, row) in scores.chunks_exact_mut(width).take(n).enumerate() {

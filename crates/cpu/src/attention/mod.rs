@@ -12,10 +12,12 @@
 //! `[batch, time, head, channel]`, so that the next projection reads them as they are.
 //!
 //! f32 and f64 are computed in themselves, 16-bit floats in f32. Where the processor is faster at
-//! it, bf16 operands are multiplied in pairs and summed in f32; the weights and their gradients are
-//! then rounded to bf16 between products. Block sizes are constants and work is cut by shape alone,
+//! it, bf16 operands are multiplied in pairs or on tile registers and summed in f32; the weights and
+//! their gradients are then rounded to bf16 between products. Block sizes are constants and work is cut by shape alone,
 //! so the bits do not depend on the number of threads.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod backward;
 mod forward;
 mod pack;
@@ -26,12 +28,16 @@ mod tile;
 use entrenar_base::{Array, DType, Element, Error, Result, bf16, f16};
 
 use crate::alloc::Scratch;
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::{Way, way};
 use crate::kit;
 use crate::team::{self, Shared};
 use backward::{Parts, Returned, Targets};
 use pack::Pack;
 use problem::{Heads, Problem, Sizes, readable};
-use tile::{Pairs, Plain};
+#[cfg(any(test, target_arch = "x86_64"))]
+use tile::Pairs;
+use tile::Plain;
 
 /// Queries per block.
 const QUERIES: usize = 32;
@@ -134,7 +140,7 @@ fn dense<'a, S>(data: &'a Shared<'a, S>, rows: usize, heads: usize, width: usize
 
 /// Runs a block with `$P` bound to the precision for inputs of this dtype.
 macro_rules! with_precision {
-    ($dtype:expr, $P:ident => $body:expr) => {
+    ($dtype:expr, $queries:expr, $P:ident => $body:expr) => {
         match $dtype {
             DType::F64 => {
                 type $P = Plain<f64, f64>;
@@ -144,7 +150,13 @@ macro_rules! with_precision {
                 type $P = Plain<f32, f16>;
                 $body
             }
-            DType::BF16 if tile::pairs_are_fast() => {
+            #[cfg(target_arch = "x86_64")]
+            DType::BF16 if way(true) == Way::Tiles && $queries >= amx::SIDE => {
+                type $P = amx::Tiles;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            DType::BF16 if way(true) == Way::Dot => {
                 type $P = Pairs;
                 $body
             }
@@ -186,7 +198,7 @@ pub fn attention(a: &Attention<'_>) -> Result<(Array, Array)> {
     let mask = problem::broadcast_mask(OP, a.mask, &z, wide)?;
     let counts = problem::key_counts(OP, a.lengths, &z)?;
     let (q, k, v) = (readable(a.query)?, readable(a.key)?, readable(a.value)?);
-    let (out, lse) = with_precision!(a.query.dtype(), P => {
+    let (out, lse) = with_precision!(a.query.dtype(), z.queries, P => {
         let p = Problem::<P>::new(a, z, [&q, &k, &v], mask.as_ref(), counts)?;
         run_forward(&p)?
     });
@@ -311,7 +323,7 @@ fn gradients(
     let [q, k, v] = [readable(a.query)?, readable(a.key)?, readable(a.value)?];
     let [grad, out] = [readable(grad)?, readable(out)?];
     let lse = kit::dense(lse, wide)?;
-    with_precision!(a.query.dtype(), P => {
+    with_precision!(a.query.dtype(), z.queries, P => {
         let p = Problem::<P>::new(a, z, [&q, &k, &v], mask.as_ref(), counts)?;
         let back = Returned::<P> {
             grad: Heads::new(&grad)?,
@@ -447,7 +459,12 @@ mod tests {
             let exact = run::<Plain<f64, f64>>(&wide, &wide_grad, causal);
             let widened = run::<Plain<f32, bf16>>(&qkv, &grad, causal);
             let pairs = run::<Pairs>(&qkv, &grad, causal);
-            for (found, tolerance) in [(widened, 0.005), (pairs, 0.02)] {
+            let mut results = vec![(widened, 0.005), (pairs, 0.02)];
+            #[cfg(target_arch = "x86_64")]
+            if crate::simd::amx::available() {
+                results.push((run::<amx::Tiles>(&qkv, &grad, causal), 0.02));
+            }
+            for (found, tolerance) in results {
                 for (found, exact) in found.iter().zip(&exact) {
                     let size = exact.iter().fold(0.0f64, |m, v| m.max(v.abs()));
                     for (x, y) in found.iter().zip(exact) {

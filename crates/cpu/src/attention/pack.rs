@@ -7,16 +7,11 @@
 
 use entrenar_base::{Element, bf16, f16};
 
-use super::tile::{COLUMNS, Left, Pairs, Plain, Precision, ROWS, Right};
+use super::tile::{COLUMNS, Left, Pairs, Plain, Precision, Right};
 use crate::cast::round_bf16;
 use crate::simd::multiversion;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::turn;
-
-/// A size padded to whole tiles of rows.
-pub(super) const fn padded_rows(n: usize) -> usize {
-    n.next_multiple_of(ROWS)
-}
 
 /// A size padded to whole tiles of columns.
 pub(super) const fn padded_columns(n: usize) -> usize {
@@ -74,15 +69,20 @@ const AHEAD: usize = 16;
 
 /// How rows of inputs and scores become operands.
 pub(super) trait Pack: Precision {
-    /// Steps of an inner dimension of `depth` numbers.
+    /// Steps of an inner dimension of `depth` numbers, those that fill it up included.
     fn steps(depth: usize) -> usize {
-        depth.div_ceil(Self::GROUP)
+        depth.next_multiple_of(Self::DEPTH) / Self::GROUP
+    }
+
+    /// A size padded to whole tiles of rows.
+    fn padded_rows(n: usize) -> usize {
+        n.next_multiple_of(Self::ROWS)
     }
 
     /// Inputs that are operands already.
     fn as_operands(inputs: &[Self::Source]) -> Option<&[Self::Operand]>;
 
-    /// Neighbours of one row as operands; `to` holds [`Pack::steps`] of them.
+    /// Neighbours of one row as operands, then zeros; `to` holds [`Pack::steps`] of them.
     fn row(from: &[Self::Source], to: &mut [Self::Operand]);
 
     /// Neighbours of two rows, one operand per channel; `second` is empty after the last row.
@@ -182,7 +182,7 @@ fn widen(x: bf16) -> f32 {
 }
 
 #[inline(always)]
-fn pair(low: bf16, high: bf16) -> i32 {
+pub(super) fn pair(low: bf16, high: bf16) -> i32 {
     (low.to_bits() as u32 | (high.to_bits() as u32) << 16) as i32
 }
 
@@ -338,7 +338,7 @@ pub(super) fn by_rows<'a, P: Pack>(
     if let (Some(operands), Ok(stride), true) = (
         P::as_operands(rows.data),
         usize::try_from(rows.stride),
-        rows.count.is_multiple_of(ROWS) && rows.width > 0,
+        rows.count.is_multiple_of(P::ROWS) && rows.width > 0,
     ) {
         return Left {
             data: &operands[rows.start as usize..],
@@ -362,7 +362,7 @@ multiversion! {
                 P::row(rows.row(i), &mut to[i * steps..(i + 1) * steps]);
             }
         }
-        to[rows.count * steps..padded_rows(rows.count) * steps].fill(P::Operand::from_i64(0));
+        to[rows.count * steps..P::padded_rows(rows.count) * steps].fill(P::Operand::from_i64(0));
     }
 }
 
@@ -489,7 +489,13 @@ multiversion! {
         if width < padded_columns(width) {
             to[..padded_columns(width) * steps].fill(P::Operand::from_i64(0));
         }
-        for p in 0..steps {
+        let filled = rows.count.div_ceil(P::GROUP);
+        if filled < steps {
+            for s in 0..width.div_ceil(nr) {
+                to[(s * steps + filled) * nr..(s + 1) * steps * nr].fill(P::Operand::from_i64(0));
+            }
+        }
+        for p in 0..filled {
             let first = rows.row(p * P::GROUP);
             let next = p * P::GROUP + 1;
             rows.prefetch(p * P::GROUP + AHEAD, P::GROUP);

@@ -2,7 +2,7 @@
 //!
 //! The right operand consists of slivers of `nr` columns, packed or where they lie; the left one is
 //! read where it lies, by rows or by columns, because the scores that a row pass leaves behind are
-//! the next product's left operand. Everything is padded to multiples of [`ROWS`] and [`COLUMNS`], so there are no
+//! the next product's left operand. Everything is padded to multiples of [`Precision::ROWS`] and [`COLUMNS`], so there are no
 //! edge tiles. Sums run over the inner dimension in ascending order with fused multiply-adds:
 //! their bits do not depend on where blocks of rows or columns were cut.
 //!
@@ -16,10 +16,8 @@
 use entrenar_base::{Element, bf16, f16};
 
 use crate::kit::Real;
-use crate::simd::{Level, fused, level, multiversion, strict};
+use crate::simd::{Level, fused, level, multiversion};
 
-/// Rows of left operands are padded to a multiple of this.
-pub(super) const ROWS: usize = 8;
 /// Columns of right operands are padded to a multiple of this.
 pub(super) const COLUMNS: usize = 32;
 
@@ -37,11 +35,11 @@ type Kernel<S, O> = unsafe fn(
     add: bool,
 );
 
-/// A kernel and the shape of its tile; `mr` divides [`ROWS`] and `nr` divides [`COLUMNS`].
+/// A kernel and the shape of its tile; `mr` divides [`Precision::ROWS`] and `nr` divides [`COLUMNS`].
 pub(super) struct Tile<S, O> {
     pub mr: usize,
     pub nr: usize,
-    kernel: Kernel<S, O>,
+    pub kernel: Kernel<S, O>,
 }
 
 impl<S, O> Clone for Tile<S, O> {
@@ -61,6 +59,13 @@ pub(super) trait Precision: 'static {
     type Operand: Element;
     /// How many neighbours an operand holds.
     const GROUP: usize;
+    /// Inner dimensions are filled with zeros to a multiple of this many numbers.
+    const DEPTH: usize = Self::GROUP;
+    /// Rows of left operands are padded to a multiple of this.
+    const ROWS: usize = 8;
+    /// What must live while a thread multiplies.
+    type Session;
+    fn enter() -> Self::Session;
     /// The tile for the instruction set in use.
     fn tile() -> Tile<Self::Sum, Self::Operand>;
 }
@@ -78,6 +83,8 @@ macro_rules! plain {
             type Source = $S;
             type Operand = $T;
             const GROUP: usize = 1;
+            type Session = ();
+            fn enter() {}
             fn tile() -> Tile<$T, $T> {
                 #[cfg(target_arch = "x86_64")]
                 match level() {
@@ -112,6 +119,8 @@ impl Precision for Pairs {
     type Source = bf16;
     type Operand = i32;
     const GROUP: usize = 2;
+    type Session = ();
+    fn enter() {}
     fn tile() -> Tile<f32, i32> {
         #[cfg(target_arch = "x86_64")]
         if has_bf16_products() {
@@ -139,27 +148,6 @@ pub(super) fn has_bf16_products() -> bool {
     {
         let _ = (level(), Level::Baseline);
         false
-    }
-}
-
-/// Whether multiplying pairs is faster than widening them first. AMD's cores do a whole register
-/// of pairs per cycle; Intel's take two cycles for one, which is half of their f32 rate (measured:
-/// 96 against 187 GFLOP/s per core). Never in strict mode, where all processors do the same.
-pub(super) fn pairs_are_fast() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::sync::OnceLock;
-        static AMD: OnceLock<bool> = OnceLock::new();
-        let amd = *AMD.get_or_init(|| {
-            let id = std::arch::x86_64::__cpuid(0);
-            // "Auth", "enti", "cAMD"
-            [id.ebx, id.edx, id.ecx] == [0x6874_7541, 0x6974_6E65, 0x444D_4163]
-        });
-        has_bf16_products() && amd && !strict()
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        has_bf16_products() && !strict()
     }
 }
 
@@ -464,7 +452,7 @@ pub(super) struct Right<'a, O> {
 }
 
 /// `out[rows, columns] (+)= left · right` over the first `depth` steps; rows of `out` are `width`
-/// apart. `rows` is a multiple of [`ROWS`], `columns` of [`COLUMNS`].
+/// apart. `rows` is a multiple of the tile's, `columns` of [`COLUMNS`].
 ///
 /// # Panics
 /// When an operand is too short: a mistake of the calling kernel.
@@ -480,7 +468,7 @@ pub(super) fn product<S: Real, O: Element>(
     if rows == 0 || columns == 0 {
         return;
     }
-    assert!(rows.is_multiple_of(ROWS) && columns.is_multiple_of(COLUMNS));
+    assert!(rows.is_multiple_of(tile.mr) && columns.is_multiple_of(COLUMNS));
     assert!(columns <= width && (rows - 1) * width + columns <= out.len());
     let reach = (rows - 1) * left.row + depth.saturating_sub(1) * left.step;
     assert!(depth == 0 || reach < left.data.len());
@@ -528,7 +516,7 @@ mod tests {
     ) {
         let random = Philox::new(3, 4);
         for tile in tiles {
-            let (rows, columns, depth) = (ROWS * 2, COLUMNS * 2, 7);
+            let (rows, columns, depth) = (P::ROWS * 2, COLUMNS * 2, 7);
             let draw = |n: usize, from: u64| -> Vec<P::Operand> {
                 (0..n as u64)
                     .map(|i| pair(random.normal(from + 2 * i), random.normal(from + 2 * i + 1)))

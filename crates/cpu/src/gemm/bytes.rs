@@ -24,6 +24,8 @@ use crate::simd::{Level, level};
 pub(crate) struct Words;
 
 impl Engine for Words {
+    type Session = ();
+    fn enter() {}
     type P = i32;
     type S = i32;
     const GROUP: usize = 2;
@@ -50,6 +52,8 @@ pub(crate) struct Quads;
 
 #[cfg(target_arch = "x86_64")]
 impl Engine for Quads {
+    type Session = ();
+    fn enter() {}
     type P = i32;
     type S = i32;
     const GROUP: usize = 4;

@@ -4,12 +4,12 @@ use std::ops::{Add, Mul};
 
 use entrenar_base::{Element, Float};
 
-#[cfg(target_arch = "x86_64")]
-use super::amx::can_tile;
 use super::pack::{self, Packer, Side};
 use super::panel::WIDEST;
 use super::tile::{self, Kernels};
 use super::{KC, Kind, Source};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::amx;
 use crate::simd::{Level, level, strict};
 
 /// A way to multiply matrices.
@@ -43,9 +43,9 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
     /// in the packed form. `round` asks for values rounded to bf16.
     fn packer(side: Side, kind: Kind, major: isize, step: isize, round: bool) -> Packer<Self::P>;
 
-    /// What a thread does before it runs kernels, and after.
-    fn enter() {}
-    fn leave() {}
+    /// What must live while a thread runs kernels.
+    type Session;
+    fn enter() -> Self::Session;
 
     /// True when the values in memory are what the packed form holds.
     fn as_it_lies(kind: Kind, round: bool) -> bool;
@@ -71,6 +71,8 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
 pub(crate) struct Single;
 
 impl Engine for Single {
+    type Session = ();
+    fn enter() {}
     type P = f32;
     type S = f32;
     const GROUP: usize = 1;
@@ -92,6 +94,8 @@ impl Engine for Single {
 pub(crate) struct Double;
 
 impl Engine for Double {
+    type Session = ();
+    fn enter() {}
     type P = f64;
     type S = f64;
     const GROUP: usize = 1;
@@ -120,6 +124,8 @@ pub(crate) struct Dot;
 
 #[cfg(target_arch = "x86_64")]
 impl Engine for Dot {
+    type Session = ();
+    fn enter() {}
     type P = i32;
     type S = f32;
     const GROUP: usize = 2;
@@ -214,7 +220,7 @@ fn choose() -> Way {
         Ok("fma") => Way::Single,
         Ok("dot") if can_dot() => Way::Dot,
         Ok("dot") => Way::Single,
-        _ if can_tile() => Way::Tiles,
+        _ if amx::available() => Way::Tiles,
         _ if amd && can_dot() => Way::Dot,
         _ => Way::Single,
     }

@@ -7,9 +7,9 @@
 use std::arch::x86_64::*;
 
 use super::Kind;
-use super::amx::{SIDE, STEPS};
 use super::pack::{self, Block, Packer};
 use super::pack512::{self, Bf16, F16, F32, Load, Pairs, Run};
+use crate::simd::amx::{SIDE, STEPS};
 
 /// Units from step to step of a block, whose rows are padded to whole tiles.
 fn next(b: &Block<i32>) -> usize {

@@ -5,7 +5,6 @@
 //! [`Engine::BLOCK`]. A block's slice of the right sliver stays in L1 while the tiles of rows pass, partial
 //! sums stay in a strip of scratch memory, and an output element is written once.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use entrenar_base::Element;
@@ -290,7 +289,7 @@ pub(crate) unsafe fn run<E: Engine>(p: &Problem<'_, E>, rows: Range<usize>, colu
     }
     let (m, n) = (rows.len(), columns.len());
     let plan = Plan::of(p, m, n);
-    let _entered = Entered::<E>::new();
+    let _session = E::enter();
     let mut left = Scratch::<E::P>::new(plan.left);
     let mut right = Scratch::<E::P>::new(plan.right);
     let mut strip = Scratch::<E::S>::new(plan.strip);
@@ -324,22 +323,6 @@ pub(crate) unsafe fn run<E: Engine>(p: &Problem<'_, E>, rows: Range<usize>, colu
                 unsafe { work.block(after) };
             }
         }
-    }
-}
-
-/// A thread that may run kernels.
-struct Entered<E: Engine>(PhantomData<E>);
-
-impl<E: Engine> Entered<E> {
-    fn new() -> Self {
-        E::enter();
-        Entered(PhantomData)
-    }
-}
-
-impl<E: Engine> Drop for Entered<E> {
-    fn drop(&mut self) {
-        E::leave();
     }
 }
 

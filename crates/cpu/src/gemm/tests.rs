@@ -162,7 +162,7 @@ fn check_all(sizes: (usize, usize, usize)) {
         check::<Dot, f32, f16>(sizes, (F32, F16), SINGLE);
     }
     #[cfg(target_arch = "x86_64")]
-    if amx::can_tile() && crate::simd::level() == crate::simd::Level::Avx512 {
+    if crate::simd::amx::available() && crate::simd::level() == crate::simd::Level::Avx512 {
         check::<Tiles, bf16, bf16>(sizes, (Bf16, Bf16), SINGLE);
         check::<Tiles, bf16, f32>(sizes, (Bf16, F32), SINGLE);
         check::<Tiles, f32, f16>(sizes, (F32, F16), SINGLE);

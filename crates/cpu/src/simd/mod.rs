@@ -8,6 +8,8 @@
 //! The one liberty that levels take is `fused`: where the baseline has no fused multiply-add, sums
 //! of products round twice there. [`set_strict`] takes it away.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 pub mod math;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod turn;
