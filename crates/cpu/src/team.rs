@@ -2,7 +2,7 @@
 //!
 //! Promises: a dispatch runs every part exactly once and returns when all have finished; nested
 //! and concurrent dispatches run inline on their caller; a panic in any part reaches the caller;
-//! idle workers spin for a few tens of microseconds, then sleep. Nothing here influences a number:
+//! idle workers spin for a millisecond, then sleep. Nothing here influences a number:
 //! kernels divide work so that each result is independent of who computes it.
 //!
 //! A caller never waits for a sleeping worker. Workers *join* an open job; when the parts are
@@ -25,8 +25,9 @@ pub const MAX_THREADS: usize = 256;
 const INLINE_NS: f64 = 30_000.0;
 /// A part smaller than this is not worth handing out.
 const PART_NS: f64 = 8_000.0;
-/// How long an idle worker spins before it sleeps.
-const SPIN: Duration = Duration::from_micros(40);
+/// How long an idle worker spins before it sleeps: longer than what a training step does between
+/// dispatches, since waking takes longer than most of them.
+const SPIN: Duration = Duration::from_millis(1);
 
 /// Set in [`Team::state`] while a job accepts workers.
 const OPEN: u64 = 1 << 16;

@@ -30,6 +30,7 @@ impl Engine for Tiles {
     // These processors have 2 MiB of L2 per core.
     const LEFT: usize = 1 << 20;
     const LEFT_ROWS: usize = 1024;
+    const PARTS: usize = 2;
     const RATE: f64 = 250.0;
 
     fn kernels() -> &'static Kernels<i32, f32> {

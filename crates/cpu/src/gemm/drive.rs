@@ -74,7 +74,7 @@ pub(crate) unsafe fn multiply<E: Engine>(batch: &Batch<'_, E>) {
             unsafe { large(&at(item), m, n, threads) };
         }
     } else {
-        let cut = grid(&at(0), (m, n), threads.div_ceil(count), one);
+        let cut = grid(&at(0), (m, n), E::PARTS * threads.div_ceil(count), one);
         let cells = cut.0 * cut.1;
         team::parallel(count * cells, &|part| {
             // SAFETY: the caller's promise; cells are disjoint.

@@ -23,6 +23,9 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
     /// Steps of the inner dimension that are summed in registers at once. A multiple of
     /// [`Self::GROUP`] that divides the stretches of the panel.
     const BLOCK: usize = KC;
+    /// Parts of one product for each thread: several where products are so short that a thread which
+    /// was held up would keep the others waiting.
+    const PARTS: usize = 1;
     /// Whether kernels go on with the sums of the block before, instead of adding to them.
     const CARRIES: bool = false;
     /// Bytes of a left block that leave room in L2, and its rows at most.

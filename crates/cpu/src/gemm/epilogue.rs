@@ -8,7 +8,7 @@ use entrenar_base::{bf16, f16};
 use half::slice::HalfFloatSliceExt;
 
 use super::Kind;
-use super::ahead::ask_to_write;
+use super::ahead::{ask_to_read, ask_to_write};
 use super::panel::{Finish, Place};
 use crate::cast::round_bf16;
 use crate::product::Activation;
@@ -52,6 +52,19 @@ impl Kinds for Usual {
 struct Every;
 impl Kinds for Every {
     const F16: bool = true;
+}
+
+/// Whether there may be more than the activation, as a type: without, a row is few instructions.
+trait Extras {
+    const ANY: bool;
+}
+struct Bare;
+impl Extras for Bare {
+    const ANY: bool = false;
+}
+struct Extended;
+impl Extras for Extended {
+    const ANY: bool = true;
 }
 
 impl Rows {
@@ -147,8 +160,10 @@ functions! {
     Silu |x| x * math::sigmoid(x);
 }
 
-/// Elements that are carried from the sum to the output at once: a vector.
+/// Elements that are carried from the sum to the output at once: a vector. Whole rows of wide tiles
+/// are two.
 const STEP: usize = 16;
+const WIDE: usize = 2 * STEP;
 
 /// `N` elements of a row, from `column` on, all the way. Of known number and by value, so that they
 /// stay in registers.
@@ -156,7 +171,7 @@ const STEP: usize = 16;
 /// # Safety
 /// Bias, residual and outputs have these elements, the outputs exclusively ours.
 #[inline(always)]
-unsafe fn finish_step<F: Function, K: Kinds, const N: usize>(
+unsafe fn finish_step<F: Function, K: Kinds, X: Extras, const N: usize>(
     e: &Epilogue<'_>,
     row: usize,
     column: usize,
@@ -165,19 +180,25 @@ unsafe fn finish_step<F: Function, K: Kinds, const N: usize>(
     let at = row * e.width + column;
     // SAFETY: the caller's promise.
     unsafe {
-        if let Some(bias) = e.bias {
+        if X::ANY
+            && let Some(bias) = e.bias
+        {
             let bias = &bias[column..column + N];
             for i in 0..N {
                 values[i] += bias[i];
             }
         }
-        if let Some(rows) = e.preactivation {
+        if X::ANY
+            && let Some(rows) = e.preactivation
+        {
             rows.store::<K, N>(at, values);
         }
         for i in 0..N {
             values[i] = F::of(values[i]);
         }
-        if let Some(rows) = e.residual {
+        if X::ANY
+            && let Some(rows) = e.residual
+        {
             let old = rows.load::<K, N>(at);
             for i in 0..N {
                 values[i] += old[i];
@@ -188,7 +209,7 @@ unsafe fn finish_step<F: Function, K: Kinds, const N: usize>(
 }
 
 multiversion! {
-    fn finish_tile<F: Function, K: Kinds>(
+    fn finish_tile<F: Function, K: Kinds, X: Extras>(
         e: &Epilogue<'_>,
         at: Place,
         tile: &mut [f32],
@@ -196,17 +217,22 @@ multiversion! {
     ) {
         for r in 0..at.high {
             let row = &tile[r * width..r * width + at.wide];
+            if let [whole] = row.as_chunks::<WIDE>().0 && at.wide == WIDE {
+                // SAFETY: the rectangle lies inside outputs, bias and residual and is ours, by
+                // `Finish`.
+                unsafe { finish_step::<F, K, X, WIDE>(e, at.row + r, at.column, *whole) };
+                continue;
+            }
             let (many, few) = row.as_chunks::<STEP>();
             let (row, count) = (at.row + r, many.len());
             for c in 0..count {
-                // SAFETY: the rectangle lies inside outputs, bias and residual and is ours, by
-                // `Finish`.
-                unsafe { finish_step::<F, K, STEP>(e, row, at.column + c * STEP, many[c]) };
+                // SAFETY: as above.
+                unsafe { finish_step::<F, K, X, STEP>(e, row, at.column + c * STEP, many[c]) };
             }
             for c in 0..few.len() {
                 // SAFETY: as above.
                 unsafe {
-                    finish_step::<F, K, 1>(e, row, at.column + count * STEP + c, [few[c]]);
+                    finish_step::<F, K, X, 1>(e, row, at.column + count * STEP + c, [few[c]]);
                 };
             }
         }
@@ -216,10 +242,13 @@ multiversion! {
 impl Epilogue<'_> {
     fn finish_as<F: Function>(&self, at: Place, tile: &mut [f32], width: usize) {
         let rows = [Some(self.output), self.residual, self.preactivation];
+        let bare = self.bias.is_none() && self.residual.is_none() && self.preactivation.is_none();
         if rows.iter().flatten().any(Rows::is_f16) {
-            finish_tile::<F, Every>(self, at, tile, width);
+            finish_tile::<F, Every, Extended>(self, at, tile, width);
+        } else if bare {
+            finish_tile::<F, Usual, Bare>(self, at, tile, width);
         } else {
-            finish_tile::<F, Usual>(self, at, tile, width);
+            finish_tile::<F, Usual, Extended>(self, at, tile, width);
         }
     }
 }
@@ -233,6 +262,11 @@ impl Finish<f32> for Epilogue<'_> {
         {
             let size = rows.kind.bytes();
             ask_to_write(rows.at(start), at.high, self.width * size, at.wide * size);
+        }
+        if let Some(rows) = self.residual {
+            for r in 0..at.high {
+                ask_to_read(rows.at(start + r * self.width), at.wide * rows.kind.bytes());
+            }
         }
     }
 
