@@ -98,7 +98,7 @@ macro_rules! table {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
-    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
     use super::{Call, Kernels};
 
@@ -155,6 +155,10 @@ pub(super) mod x86 {
                         }
                         // Harmless wherever it points.
                         _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                        for v in 0..NV {
+                            let next = b.wrapping_offset(8 * call.b_step);
+                            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(v * 64).cast());
+                        }
                         ahead = ahead.wrapping_offset(call.ahead_step);
                         for q in 0..if PACKED { 1 } else { MR.div_ceil(3) } {
                             a[q] = a[q].wrapping_offset(step);

@@ -25,10 +25,10 @@ const ROUND32: f32 = 12_582_912.0;
 /// The same for f64 below 2^51.
 const ROUND64: f64 = 6_755_399_441_055_744.0;
 
-/// `2^n` for an integer in -126..=127.
+/// `2^n` for an integer in -126..=127; any bits for others.
 #[inline(always)]
 fn power32(n: i32) -> f32 {
-    f32::from_bits(((n + 127) << 23) as u32)
+    f32::from_bits((n.wrapping_add(127) << 23) as u32)
 }
 
 /// `2^n` for an integer in -1022..=1023.
@@ -82,9 +82,10 @@ pub fn exp(x: f32) -> f32 {
         0.000_198_909_808_7
     );
     let y = (r * r).mul_add(p, r) + 1.0;
-    // In two steps, because 2^k alone leaves the range at both ends. A NaN makes k arbitrary.
+    // In two steps, because 2^k alone leaves the range at both ends. A NaN makes k arbitrary, and
+    // stays what it is whatever it is multiplied by.
     let half = k >> 1;
-    y * power32(half.clamp(-126, 127)) * power32((k - half).clamp(-126, 127))
+    y * power32(half) * power32(k.wrapping_sub(half))
 }
 
 /// Natural logarithm.
