@@ -59,7 +59,7 @@ pub(crate) use drive::{Batch, multiply, packed};
 pub(crate) use engine::Dot;
 pub(crate) use engine::{Engine, GemmFloat, Single, Way, way, with_engine};
 pub(crate) use epilogue::{Epilogue, Rows};
-pub(crate) use panel::{Finish, Out, Problem, Right, run as run_panel};
+pub(crate) use panel::{Finish, Out, Problem, Right, STRETCH, run as run_panel};
 pub(crate) use tile::{Once, Round, Twice};
 
 /// Block of the inner dimension. Part of the numerical contract: changing it changes bits.

@@ -18,7 +18,7 @@ use crate::alloc::Scratch;
 
 /// Stretch of the inner dimension between writes of partial sums; a multiple of every
 /// [`Engine::BLOCK`].
-const KS: usize = 4096;
+pub(crate) const STRETCH: usize = 4096;
 /// Bytes of a packed right operand kept at once.
 const RIGHT_BYTES: usize = 8 << 20;
 /// Slivers of the right operand that are packed together.
@@ -169,7 +169,7 @@ pub(super) unsafe fn pack_right<E: Engine>(
 
 /// Rows of a left block that fits into L2 with a stretch of `k` steps.
 pub(super) fn block_rows<E: Engine>(k: usize) -> usize {
-    let row = units::<E>(k.min(KS)).max(1) * size_of::<E::P>();
+    let row = units::<E>(k.min(STRETCH)).max(1) * size_of::<E::P>();
     (E::LEFT / row).clamp(ROWS, E::LEFT_ROWS)
 }
 
@@ -226,7 +226,7 @@ impl Plan {
     fn of<E: Engine>(p: &Problem<'_, E>, m: usize, n: usize) -> Plan {
         let kernels = E::kernels();
         let nr = kernels.columns();
-        let depth = p.k.min(KS);
+        let depth = p.k.min(STRETCH);
         let left_in_place = left_in_place::<E>(&p.a, p.k, m, n, p.round);
         // Blocks of equal height: the last would otherwise be a thin one.
         let mut block = m.div_ceil(m.div_ceil(block_rows::<E>(p.k)));
@@ -249,7 +249,7 @@ impl Plan {
         } else {
             n.min(GROUP * nr)
         };
-        let carried = p.k > KS && p.out.finish.is_some();
+        let carried = p.k > STRETCH && p.out.finish.is_some();
         Plan {
             left_in_place,
             right_in_place,
@@ -312,9 +312,9 @@ pub(crate) unsafe fn run<E: Engine>(p: &Problem<'_, E>, rows: Range<usize>, colu
     };
     for column in columns.clone().step_by(plan.chunk) {
         work.chunk = column..columns.end.min(column + plan.chunk);
-        for inner in (0..p.k.max(1)).step_by(KS) {
+        for inner in (0..p.k.max(1)).step_by(STRETCH) {
             work.inner = inner;
-            work.depth = (p.k - inner).min(KS);
+            work.depth = (p.k - inner).min(STRETCH);
             for row in rows.clone().step_by(plan.block) {
                 work.rows = row..rows.end.min(row + plan.block);
                 work.tiles = work.rows.len().div_ceil(E::kernels().rows());

@@ -1,10 +1,9 @@
 //! Products with a 4-bit matrix W: x·Wᵀ, and x·W for the gradient of x.
 //!
-//! The output is cut into columns, among threads first and then so that a piece of W in floats, some
-//! 256 steps of the inner dimension deep, fits in a core's cache. Each piece is turned into floats
-//! there, multiplied and forgotten; no thread ever holds more of W. Pieces begin on blocks of the
-//! inner dimension as `crate::gemm` sums it, so every bit is that of a product with the whole matrix
-//! in floats.
+//! The output is cut into columns, among threads first and then so that a piece of W in floats, as deep
+//! as the inner dimension, fits in a core's cache. Each piece is turned into floats there, multiplied
+//! and forgotten; no thread ever holds more of W. Pieces are cut where `crate::gemm` cuts the inner
+//! dimension, so every bit is that of a product with the whole matrix in floats.
 
 use std::ops::Range;
 
@@ -16,17 +15,16 @@ use crate::alloc::Scratch;
 use crate::cast::convert;
 use crate::copy::contiguous;
 use crate::gemm::{
-    Engine, Kind, Operand, Out, Problem, Right, Source, gemm, run_panel, way, with_engine,
+    Engine, Epilogue, Kind, Operand, Out, Problem, Right, Rows, STRETCH, Source, gemm, run_panel,
+    way, with_engine,
 };
-use crate::product::Compute;
+use crate::product::{Activation, Compute};
 use crate::team::{self, Shared};
 
 /// Numbers of W in floats at once on a thread: 1 MiB.
 const PIECE: usize = 256 << 10;
 /// Columns of the output that a piece is made for, at most: the left operand is read once for them.
 const WIDE: usize = 512;
-/// Depth of pieces is a multiple of this: the block of the inner dimension of `crate::gemm`.
-const DEEP: usize = 256;
 /// Columns of a part are a multiple of this: whole vectors, and no half bytes.
 const ALIGN: usize = 32;
 /// Rows of a part when columns alone cannot occupy the threads.
@@ -139,7 +137,9 @@ impl Cut {
         } else {
             team::threads()
         };
-        let parts = n.div_ceil(WIDE).max(1).next_multiple_of(threads);
+        let deep = k.clamp(1, STRETCH);
+        let widest = (PIECE / deep / ALIGN * ALIGN).clamp(ALIGN, WIDE);
+        let parts = n.div_ceil(widest).max(1).next_multiple_of(threads);
         let wide = n.div_ceil(parts).next_multiple_of(ALIGN).min(n).max(1);
         let columns = n.div_ceil(wide);
         let rows = (threads / columns.max(1)).clamp(1, m.div_ceil(ROWS).max(1));
@@ -149,7 +149,7 @@ impl Cut {
             high,
             columns,
             wide,
-            deep: (PIECE / wide / DEEP * DEEP).max(DEEP).min(k.max(1)),
+            deep,
         }
     }
 
@@ -163,16 +163,10 @@ impl Cut {
 }
 
 impl Job<'_> {
-    /// The piece of W for columns of the output and steps of the inner dimension; the strides of its
-    /// element (step, column).
-    fn piece(
-        &self,
-        columns: &Range<usize>,
-        steps: Range<usize>,
-        to: &mut Scratch<f32>,
-    ) -> (isize, isize) {
+    /// The piece of W for columns of the output and steps of the inner dimension, put into `to`.
+    fn piece(&self, columns: &Range<usize>, steps: Range<usize>, to: &mut Scratch<f32>) -> Source {
         let (columns, depth) = (columns.clone(), steps.len() as isize);
-        match self.side {
+        let (row, column) = match self.side {
             Side::Transposed => {
                 self.reader.rectangle(columns, steps, to);
                 (1, depth)
@@ -182,10 +176,16 @@ impl Job<'_> {
                 self.reader.rectangle(steps, columns, to);
                 (wide, 1)
             }
+        };
+        Source {
+            data: to.as_ptr().cast(),
+            kind: Kind::F32,
+            row,
+            column,
         }
     }
 
-    /// The product in f32 sums, rounded to `T` once.
+    /// The product in f32 sums, rounded once to `T`, which is of this kind.
     fn run<T: Element>(&self, x: &Array, kind: Kind, shape: &Shape) -> Result<Array> {
         let data = x.as_slice::<T>()?.as_ptr().cast::<u8>();
         let x = Source {
@@ -199,6 +199,12 @@ impl Job<'_> {
             let (to, n) = (Shared::new(out), self.n);
             team::parallel(cut.rows * cut.columns, &|part| {
                 let (rows, columns) = cut.part(part, self.m, n);
+                if (1..=cut.deep).contains(&self.k) {
+                    let data = to.as_mut_ptr().wrapping_add(columns.start).cast();
+                    // SAFETY: parts are disjoint rectangles of the output.
+                    unsafe { self.whole_part(x, &rows, &columns, Rows { data, kind }) };
+                    return;
+                }
                 let mut sums = Scratch::<f32>::new(rows.len() * columns.len());
                 self.part(x, &cut, &rows, &columns, &mut sums);
                 for (row, sums) in rows.zip(sums.chunks(columns.len().max(1))) {
@@ -212,7 +218,44 @@ impl Job<'_> {
         })
     }
 
-    /// One part of the output.
+    /// One part of the output whose piece of W is as deep as the inner dimension; `to` begins at its
+    /// first column.
+    ///
+    /// # Safety
+    /// The rows and columns of `to` are exclusively ours.
+    unsafe fn whole_part(&self, x: Source, rows: &Range<usize>, columns: &Range<usize>, to: Rows) {
+        let mut piece = Scratch::<f32>::new(columns.len() * self.k);
+        let b = self.piece(columns, 0..self.k, &mut piece);
+        let finish = Epilogue {
+            width: self.n,
+            bias: None,
+            activation: Activation::None,
+            residual: None,
+            preactivation: None,
+            output: to,
+        };
+        with_engine!(way(self.round), E => {
+            let problem = Problem::<E> {
+                k: self.k,
+                alpha: 1.0,
+                a: x,
+                b: Right::Strided(b),
+                round: self.round,
+                out: Out {
+                    c: std::ptr::null_mut(),
+                    width: 0,
+                    accumulate: false,
+                    finish: Some(&finish),
+                    first_row: 0,
+                },
+            };
+            // SAFETY: the rows of x exist, the piece holds all of its columns; the output is the
+            // caller's promise.
+            unsafe { run_panel(&problem, rows.clone(), 0..columns.len()) };
+        });
+    }
+
+    /// One part of the output, in pieces.
     fn part(
         &self,
         x: Source,
@@ -227,13 +270,7 @@ impl Job<'_> {
         let mut piece = Scratch::<f32>::new(columns.len() * cut.deep);
         for first in (0..self.k).step_by(cut.deep) {
             let steps = first..self.k.min(first + cut.deep);
-            let (row, column) = self.piece(columns, steps.clone(), &mut piece);
-            let b = Source {
-                data: piece.as_ptr().cast(),
-                kind: Kind::F32,
-                row,
-                column,
-            };
+            let b = self.piece(columns, steps.clone(), &mut piece);
             let a = x.from(rows.start, first);
             let sizes = (rows.len(), columns.len(), steps.len());
             with_engine!(way(self.round), E => self.multiply::<E>(sizes, a, b, first > 0, sums));
@@ -280,7 +317,8 @@ impl Job<'_> {
                 let mut piece = Scratch::<f32>::new(columns.len() * cut.deep);
                 for first in (0..self.k).step_by(cut.deep) {
                     let steps = first..self.k.min(first + cut.deep);
-                    let (row, column) = self.piece(&columns, steps.clone(), &mut piece);
+                    let Source { row, column, .. } =
+                        self.piece(&columns, steps.clone(), &mut piece);
                     let wide: Vec<f64> = piece.iter().map(|x| f64::from(*x)).collect();
                     let a = Operand {
                         data: x[rows.start * self.k + first..].as_ptr(),
