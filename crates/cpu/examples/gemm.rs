@@ -1,7 +1,7 @@
 //! Matrix products by shape, dtype and layout, in GFLOP/s of the best round.
 //!
 //! Run: `cargo run --release -p entrenar-cpu --example gemm [-- f32 bf16 mixed fused packed small M,N,K …]`;
-//! `ENTRENAR_THREADS=1` for one core, `ENTRENAR_BF16=dot|fma` for the other way to multiply bf16.
+//! `ENTRENAR_THREADS=1` for one core, `ENTRENAR_BF16=tiles|dot|fma` for other ways to multiply bf16.
 
 use std::hint::black_box;
 use std::time::Instant;

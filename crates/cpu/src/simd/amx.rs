@@ -12,6 +12,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::mem::offset_of;
 use std::sync::OnceLock;
 
 /// Rows of a tile, pairs of a row of bf16, and columns of a row of sums.
@@ -108,8 +109,8 @@ macro_rules! tiles {
      early [$($early:literal)*] late [$($late:literal)*] last [$($last:literal)*]
      store [$($store:literal)*]) => {
         asm!(
-            "mov {x}, [{work}]",
-            "mov {y}, [{work} + 8]",
+            "mov {x}, [{work} + {carry}]",
+            "mov {y}, [{work} + {carry_row}]",
             "test {x}, {x}",
             "jnz 2f",
             $($zero,)*
@@ -117,8 +118,8 @@ macro_rules! tiles {
             "2:",
             $($carry,)*
             "3:",
-            "mov {x}, [{work} + 32]",
-            "mov {y}, [{work} + 40]",
+            "mov {x}, [{work} + {ahead}]",
+            "mov {y}, [{work} + {ahead_step}]",
             "test {n}, {n}",
             "jz 6f",
             $($first,)*
@@ -138,9 +139,15 @@ macro_rules! tiles {
             "5:",
             $($last,)*
             "6:",
-            "mov {x}, [{work} + 16]",
-            "mov {y}, [{work} + 24]",
+            "mov {x}, [{work} + {to}]",
+            "mov {y}, [{work} + {to_row}]",
             $($store,)*
+            carry = const offset_of!(Work, carry),
+            carry_row = const offset_of!(Work, carry_row),
+            to = const offset_of!(Work, to),
+            to_row = const offset_of!(Work, to_row),
+            ahead = const offset_of!(Work, ahead),
+            ahead_step = const offset_of!(Work, ahead_step),
             work = in(reg) $work,
             a = inout(reg) $work.a => _,
             a1 = inout(reg) $work.a.wrapping_offset(SIDE as isize * $work.a_row) => _,
