@@ -68,20 +68,19 @@ pub fn apply1(op: &OpRef, inputs: &[&Tensor]) -> Result<Tensor> {
 }
 
 pub(crate) fn run(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>> {
-    let mut top: Option<&Tensor> = None;
+    let (mut top, mut highest) = (None, None);
     for t in inputs {
-        if t.level() > top.and_then(Tensor::level) {
-            top = Some(t);
+        let level = t.level();
+        if level > highest {
+            (top, highest) = (Some(&t.0), level);
         }
     }
-    let Some(top) = top else {
-        return concrete(op, inputs, how);
-    };
-    match &top.0 {
-        Inner::Concrete(_) => concrete(op, inputs, how),
-        Inner::Reverse(r) => reverse(r.level, op, inputs, how),
-        Inner::Dual(d) => forward::push(d.level, op, inputs, how),
-        Inner::Region(r) => checkpoint::record(r.level, &r.region, op, inputs, how),
+    match top {
+        None | Some(Inner::Concrete(_)) => concrete(op, inputs, how),
+        Some(Inner::Ambient(..)) => reverse(Level::AMBIENT, op, inputs, how),
+        Some(Inner::Reverse(r)) => reverse(r.level, op, inputs, how),
+        Some(Inner::Dual(d)) => forward::push(d.level, op, inputs, how),
+        Some(Inner::Region(r)) => checkpoint::record(r.level, &r.region, op, inputs, how),
     }
 }
 
@@ -133,45 +132,50 @@ fn concrete(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>>
 
 /// Runs the op on the peeled values and records a node where a gradient can flow.
 fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>> {
-    let lower = peeled(level, inputs);
+    let lower = || match level {
+        // Below there are arrays only.
+        Level::AMBIENT => concrete(op, inputs, how),
+        _ => run(op, &peeled(level, inputs), how),
+    };
     if level == Level::AMBIENT && !grad_enabled() {
-        return run(op, &lower, how);
+        return lower();
     }
     let rule = op.rule();
     let needs = each(inputs, |t| t.edge(level).is_some() && t.dtype().is_float());
     let visible = match &rule {
-        Rule::Zero => return run(op, &lower, how),
+        Rule::Zero => return lower(),
         // A region replays nodes one by one: stored results of a fused op go to its parts.
         Rule::Expand(e) if e.backward().is_none() => return expanded(*e, inputs),
         Rule::Expand(e) => e.visible(),
         _ => usize::MAX,
     };
     if !needs.contains(&true) {
-        return run(op, &lower, how);
+        return lower();
     }
-    let results = run(op, &lower, how)?;
+    let results = lower()?;
     let reads = reads(&rule, &needs, inputs.len(), results.len());
-    let keep = |mask: u32, i: usize, t: &Tensor| {
-        // Ops of many inputs (concat) name none beyond the mask's bits.
-        (mask.checked_shr(i as u32).unwrap_or(0) & 1 == 1).then(|| match how.region {
-            None => {
-                t.array().retag(Tag::Saved);
-                Slot::Value(t.clone())
-            }
-            Some(region) => region.save(t),
-        })
+    // Ops of many inputs (concat) name none beyond the mask's bits.
+    let named = |mask: u32, i: usize| mask.checked_shr(i as u32).unwrap_or(0) & 1 == 1;
+    let keep = |t: Tensor| match how.region {
+        None => {
+            t.array().retag(Tag::Saved);
+            Slot::Value(t)
+        }
+        Some(region) => region.save(&t),
     };
     // Pushed one by one: collecting costs more than the one or two entries that there mostly are.
     let mut saved = Saved::default();
     let (mut edges, mut avals) = (SmallVec::new(), SmallVec::new());
-    for (i, value) in lower.iter().enumerate() {
-        let edge = needs[i].then(|| inputs[i].edge(level)).flatten();
+    for (i, t) in inputs.iter().enumerate() {
+        let edge = needs[i].then(|| t.edge(level)).flatten();
         edges.push(edge.cloned());
-        avals.push(value.aval());
-        saved.inputs.push(keep(reads.inputs, i, value));
+        avals.push(t.aval());
+        let saves = named(reads.inputs, i);
+        saved.inputs.push(saves.then(|| keep(t.below(level))));
     }
     for (j, value) in results.iter().enumerate() {
-        saved.outputs.push(keep(reads.outputs, j, value));
+        let saves = named(reads.outputs, j);
+        saved.outputs.push(saves.then(|| keep(value.clone())));
     }
     let node = Arc::new(Node {
         op: op.clone(),

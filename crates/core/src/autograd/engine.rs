@@ -651,13 +651,13 @@ pub fn backward_all(outputs: &[(&Tensor, Option<Tensor>)], options: &GradOptions
     let mut roots = Roots::default();
     for (out, cotangent) in outputs {
         match &out.0 {
-            Inner::Reverse(r) if r.level == Level::AMBIENT => {
+            Inner::Ambient(_, edge) => {
                 let c = match cotangent {
                     Some(c) => c.clone(),
                     None => seed(out, "backward")?,
                 };
                 check_seed(out, &c)?;
-                roots.push(r.edge.clone(), c);
+                roots.push(edge.clone(), c);
             }
             Inner::Concrete(_) => {
                 return Err(Error::autodiff(
