@@ -15,7 +15,7 @@ use entrenar_base::{Array, Result};
 use crate::autocast::autocast;
 use crate::autograd::checkpoint::{self, Region};
 use crate::autograd::forward;
-use crate::autograd::graph::{Edge, Node, Saved, Slot};
+use crate::autograd::graph::{Edge, Node, Operand, Saved, Slot};
 use crate::diagnostics;
 use crate::op::{Aval, Expand, Few, Op, OpRef, Reads, Rule};
 use crate::tensor::{Inner, Level, Tensor};
@@ -164,23 +164,23 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
         Some(region) => region.save(&t),
     };
     // Pushed one by one: collecting costs more than the one or two entries that there mostly are.
-    let mut saved = Saved::default();
-    let (mut edges, mut avals) = (SmallVec::new(), SmallVec::new());
+    let (mut operands, mut saved) = (SmallVec::new(), Saved::new());
     for (i, t) in inputs.iter().enumerate() {
         let edge = needs[i].then(|| t.edge(level)).flatten();
-        edges.push(edge.cloned());
-        avals.push(t.aval());
+        operands.push(Operand {
+            edge: edge.cloned(),
+            aval: t.aval(),
+        });
         let saves = named(reads.inputs, i);
-        saved.inputs.push(saves.then(|| keep(t.below(level))));
+        saved.push(saves.then(|| keep(t.below(level))));
     }
     for (j, value) in results.iter().enumerate() {
         let saves = named(reads.outputs, j);
-        saved.outputs.push(saves.then(|| keep(value.clone())));
+        saved.push(saves.then(|| keep(value.clone())));
     }
     let node = Arc::new(Node {
         op: op.clone(),
-        edges,
-        avals,
+        operands,
         outputs: visible.min(results.len()),
         saved: Mutex::new(Some(saved)),
         sequence: Node::next_sequence(),
@@ -299,11 +299,12 @@ mod tests {
         let node = node_of(t);
         let saved = crate::autograd::graph::lock(&node.saved);
         let saved = saved.as_ref().expect("not used yet");
+        let (inputs, outputs) = saved.split_at(node.operands.len());
         let bits = |slots: &[Option<Slot>]| {
             let bit = |s: &Option<Slot>| if s.is_some() { '1' } else { '0' };
             slots.iter().map(bit).collect::<String>()
         };
-        (bits(&saved.inputs), bits(&saved.outputs))
+        (bits(inputs), bits(outputs))
     }
 
     /// Memory of a training step: a node keeps what its rule reads for the gradients that somebody
@@ -377,13 +378,14 @@ mod tests {
         let loss = x.cross_entropy(&targets, &CrossEntropy::default())?;
         let mut node = node_of(&loss);
         while node.op.name() != "cross_entropy" {
-            let Some(Some(Edge::Node { node: next, .. })) = node.edges.first().cloned() else {
+            let Some(Edge::Node { node: next, .. }) = node.edges().next().cloned() else {
                 panic!("no cross_entropy behind the loss");
             };
             node = next;
         }
         let saved = crate::autograd::graph::lock(&node.saved).clone().unwrap();
-        assert!(saved.outputs[0].is_none() && saved.outputs[1].is_some());
+        let outputs = &saved[node.operands.len()..];
+        assert!(outputs[0].is_none() && outputs[1].is_some());
         Ok(())
     }
 
@@ -394,8 +396,8 @@ mod tests {
         let y = x.mul(&fixed)?;
         let node = node_of(&y);
         assert_eq!(node.op.name(), "mul");
-        assert!(node.edges[0].is_some() && node.edges[1].is_none());
-        assert_eq!((node.avals.len(), node.outputs), (2, 1));
+        assert!(node.operands[0].edge.is_some() && node.operands[1].edge.is_none());
+        assert_eq!((node.operands.len(), node.outputs), (2, 1));
         assert!(
             node.location.file().ends_with("apply.rs"),
             "{}",
