@@ -163,11 +163,20 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
         }
         Some(region) => region.save(&t),
     };
+    let mut saved = Saved::new();
+    let mut node = Node {
+        op: op.clone(),
+        operands: SmallVec::new(),
+        outputs: visible.min(results.len()),
+        saved: Mutex::new(None),
+        sequence: Node::next_sequence(),
+        location: how.location,
+        layer: memory::current_layer(),
+    };
     // Pushed one by one: collecting costs more than the one or two entries that there mostly are.
-    let (mut operands, mut saved) = (SmallVec::new(), Saved::new());
     for (i, t) in inputs.iter().enumerate() {
         let edge = needs[i].then(|| t.edge(level)).flatten();
-        operands.push(Operand {
+        node.operands.push(Operand {
             edge: edge.cloned(),
             aval: t.aval(),
         });
@@ -178,15 +187,8 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
         let saves = named(reads.outputs, j);
         saved.push(saves.then(|| keep(value.clone())));
     }
-    let node = Arc::new(Node {
-        op: op.clone(),
-        operands,
-        outputs: visible.min(results.len()),
-        saved: Mutex::new(Some(saved)),
-        sequence: Node::next_sequence(),
-        location: how.location,
-        layer: memory::current_layer(),
-    });
+    node.saved = Mutex::new(Some(saved));
+    let node = Arc::new(node);
     let visible = node.outputs;
     if results.len() == 1 && visible == 1 && results[0].dtype().is_float() {
         let value = first(results);
