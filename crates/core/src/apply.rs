@@ -15,7 +15,7 @@ use entrenar_base::{Array, Result};
 use crate::autocast::autocast;
 use crate::autograd::checkpoint::{self, Region};
 use crate::autograd::forward;
-use crate::autograd::graph::{Edge, Node, Saved, Slot};
+use crate::autograd::graph::{Edge, Node, Operand, Saved, Slot};
 use crate::diagnostics;
 use crate::op::{Aval, Expand, Few, Op, OpRef, Reads, Rule};
 use crate::tensor::{Inner, Level, Tensor};
@@ -68,20 +68,19 @@ pub fn apply1(op: &OpRef, inputs: &[&Tensor]) -> Result<Tensor> {
 }
 
 pub(crate) fn run(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>> {
-    let mut top: Option<&Tensor> = None;
+    let (mut top, mut highest) = (None, None);
     for t in inputs {
-        if t.level() > top.and_then(Tensor::level) {
-            top = Some(t);
+        let level = t.level();
+        if level > highest {
+            (top, highest) = (Some(&t.0), level);
         }
     }
-    let Some(top) = top else {
-        return concrete(op, inputs, how);
-    };
-    match &top.0 {
-        Inner::Concrete(_) => concrete(op, inputs, how),
-        Inner::Reverse(r) => reverse(r.level, op, inputs, how),
-        Inner::Dual(d) => forward::push(d.level, op, inputs, how),
-        Inner::Region(r) => checkpoint::record(r.level, &r.region, op, inputs, how),
+    match top {
+        None | Some(Inner::Concrete(_)) => concrete(op, inputs, how),
+        Some(Inner::Ambient(..)) => reverse(Level::AMBIENT, op, inputs, how),
+        Some(Inner::Reverse(r)) => reverse(r.level, op, inputs, how),
+        Some(Inner::Dual(d)) => forward::push(d.level, op, inputs, how),
+        Some(Inner::Region(r)) => checkpoint::record(r.level, &r.region, op, inputs, how),
     }
 }
 
@@ -133,56 +132,63 @@ fn concrete(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>>
 
 /// Runs the op on the peeled values and records a node where a gradient can flow.
 fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>> {
-    let lower = peeled(level, inputs);
+    let lower = || match level {
+        // Below there are arrays only.
+        Level::AMBIENT => concrete(op, inputs, how),
+        _ => run(op, &peeled(level, inputs), how),
+    };
     if level == Level::AMBIENT && !grad_enabled() {
-        return run(op, &lower, how);
+        return lower();
     }
     let rule = op.rule();
     let needs = each(inputs, |t| t.edge(level).is_some() && t.dtype().is_float());
     let visible = match &rule {
-        Rule::Zero => return run(op, &lower, how),
+        Rule::Zero => return lower(),
         // A region replays nodes one by one: stored results of a fused op go to its parts.
         Rule::Expand(e) if e.backward().is_none() => return expanded(*e, inputs),
         Rule::Expand(e) => e.visible(),
         _ => usize::MAX,
     };
     if !needs.contains(&true) {
-        return run(op, &lower, how);
+        return lower();
     }
-    let results = run(op, &lower, how)?;
+    let results = lower()?;
     let reads = reads(&rule, &needs, inputs.len(), results.len());
-    let keep = |mask: u32, i: usize, t: &Tensor| {
-        // Ops of many inputs (concat) name none beyond the mask's bits.
-        (mask.checked_shr(i as u32).unwrap_or(0) & 1 == 1).then(|| match how.region {
-            None => {
-                t.array().retag(Tag::Saved);
-                Slot::Value(t.clone())
-            }
-            Some(region) => region.save(t),
-        })
+    // Ops of many inputs (concat) name none beyond the mask's bits.
+    let named = |mask: u32, i: usize| mask.checked_shr(i as u32).unwrap_or(0) & 1 == 1;
+    let keep = |t: Tensor| match how.region {
+        None => {
+            t.array().retag(Tag::Saved);
+            Slot::Value(t)
+        }
+        Some(region) => region.save(&t),
     };
-    // Pushed one by one: collecting costs more than the one or two entries that there mostly are.
-    let mut saved = Saved::default();
-    let (mut edges, mut avals) = (SmallVec::new(), SmallVec::new());
-    for (i, value) in lower.iter().enumerate() {
-        let edge = needs[i].then(|| inputs[i].edge(level)).flatten();
-        edges.push(edge.cloned());
-        avals.push(value.aval());
-        saved.inputs.push(keep(reads.inputs, i, value));
-    }
-    for (j, value) in results.iter().enumerate() {
-        saved.outputs.push(keep(reads.outputs, j, value));
-    }
-    let node = Arc::new(Node {
+    let mut saved = Saved::new();
+    let mut node = Node {
         op: op.clone(),
-        edges,
-        avals,
+        operands: SmallVec::new(),
         outputs: visible.min(results.len()),
-        saved: Mutex::new(Some(saved)),
+        saved: Mutex::new(None),
         sequence: Node::next_sequence(),
         location: how.location,
         layer: memory::current_layer(),
-    });
+    };
+    // Pushed one by one: collecting costs more than the one or two entries that there mostly are.
+    for (i, t) in inputs.iter().enumerate() {
+        let edge = needs[i].then(|| t.edge(level)).flatten();
+        node.operands.push(Operand {
+            edge: edge.cloned(),
+            aval: t.aval(),
+        });
+        let saves = named(reads.inputs, i);
+        saved.push(saves.then(|| keep(t.below(level))));
+    }
+    for (j, value) in results.iter().enumerate() {
+        let saves = named(reads.outputs, j);
+        saved.push(saves.then(|| keep(value.clone())));
+    }
+    node.saved = Mutex::new(Some(saved));
+    let node = Arc::new(node);
     let visible = node.outputs;
     if results.len() == 1 && visible == 1 && results[0].dtype().is_float() {
         let value = first(results);
@@ -295,11 +301,12 @@ mod tests {
         let node = node_of(t);
         let saved = crate::autograd::graph::lock(&node.saved);
         let saved = saved.as_ref().expect("not used yet");
+        let (inputs, outputs) = saved.split_at(node.operands.len());
         let bits = |slots: &[Option<Slot>]| {
             let bit = |s: &Option<Slot>| if s.is_some() { '1' } else { '0' };
             slots.iter().map(bit).collect::<String>()
         };
-        (bits(&saved.inputs), bits(&saved.outputs))
+        (bits(inputs), bits(outputs))
     }
 
     /// Memory of a training step: a node keeps what its rule reads for the gradients that somebody
@@ -373,13 +380,14 @@ mod tests {
         let loss = x.cross_entropy(&targets, &CrossEntropy::default())?;
         let mut node = node_of(&loss);
         while node.op.name() != "cross_entropy" {
-            let Some(Some(Edge::Node { node: next, .. })) = node.edges.first().cloned() else {
+            let Some(Edge::Node { node: next, .. }) = node.edges().next().cloned() else {
                 panic!("no cross_entropy behind the loss");
             };
             node = next;
         }
         let saved = crate::autograd::graph::lock(&node.saved).clone().unwrap();
-        assert!(saved.outputs[0].is_none() && saved.outputs[1].is_some());
+        let outputs = &saved[node.operands.len()..];
+        assert!(outputs[0].is_none() && outputs[1].is_some());
         Ok(())
     }
 
@@ -390,8 +398,8 @@ mod tests {
         let y = x.mul(&fixed)?;
         let node = node_of(&y);
         assert_eq!(node.op.name(), "mul");
-        assert!(node.edges[0].is_some() && node.edges[1].is_none());
-        assert_eq!((node.avals.len(), node.outputs), (2, 1));
+        assert!(node.operands[0].edge.is_some() && node.operands[1].edge.is_none());
+        assert_eq!((node.operands.len(), node.outputs), (2, 1));
         assert!(
             node.location.file().ends_with("apply.rs"),
             "{}",

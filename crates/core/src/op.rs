@@ -14,7 +14,7 @@ use std::sync::Arc;
 use entrenar_base::{Array, DType, Error, Result, Shape};
 
 use crate::Tensor;
-use crate::autograd::graph::{Saved, Slot};
+use crate::autograd::graph::{Operand, Slot};
 use crate::expr::Pointwise;
 
 /// An abstract value: everything known about a tensor except its numbers.
@@ -275,9 +275,10 @@ pub trait Explicit {
 /// What a backward rule may read.
 pub struct VjpCx<'a> {
     pub(crate) op: &'static str,
-    /// Opened: no slot waits for a replay.
-    pub(crate) saved: &'a Saved,
-    pub(crate) avals: &'a [Aval],
+    /// Opened, as those of the outputs: no slot waits for a replay.
+    pub(crate) inputs: &'a [Option<Slot>],
+    pub(crate) outputs: &'a [Option<Slot>],
+    pub(crate) operands: &'a [Operand],
     pub(crate) cotangents: &'a [Option<Tensor>],
 }
 
@@ -287,7 +288,7 @@ impl VjpCx<'_> {
     /// # Errors
     /// When the rule did not declare that it reads it.
     pub fn input(&self, i: usize) -> Result<&Tensor> {
-        let slot = self.saved.inputs.get(i);
+        let slot = self.inputs.get(i);
         slot.and_then(saved_value).ok_or_else(|| {
             Error::autodiff(
                 self.op,
@@ -311,22 +312,22 @@ impl VjpCx<'_> {
 
     /// The value of output `j`, where the rule declared that it reads it.
     pub(crate) fn read_output(&self, j: usize) -> Option<&Tensor> {
-        self.saved.outputs.get(j).and_then(saved_value)
+        self.outputs.get(j).and_then(saved_value)
     }
 
     /// Number of outputs, those that nobody sees included.
     pub(crate) fn outputs(&self) -> usize {
-        self.saved.outputs.len()
+        self.outputs.len()
     }
 
     /// Shape and dtype of input `i`; always known.
     pub fn aval(&self, i: usize) -> &Aval {
-        &self.avals[i]
+        &self.operands[i].aval
     }
 
     /// Number of inputs.
     pub fn arity(&self) -> usize {
-        self.avals.len()
+        self.operands.len()
     }
 
     /// The gradient that flowed into output `j`, if any did.
@@ -411,6 +412,7 @@ impl Sink<'_> {
         Ok(())
     }
 
+    #[inline]
     fn merge(&mut self, i: usize, gradient: Gradient) -> Result<()> {
         match self.gradients[i].take() {
             None => self.gradients[i] = Some(gradient),

@@ -509,7 +509,7 @@ mod tests {
         while let Some(edge) = waiting.pop() {
             if let Edge::Node { node, .. } = edge {
                 found.push((node.op.name(), node.op.rule().name()));
-                waiting.extend(node.edges.iter().flatten().cloned());
+                waiting.extend(node.edges().cloned());
             }
         }
         found

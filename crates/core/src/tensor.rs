@@ -1,8 +1,9 @@
-//! [`Tensor`]: one pointer to a value or to a wrapper of a transform level around another tensor.
+//! [`Tensor`]: a value, or a wrapper of a transform level around another tensor.
 //!
 //! A tensor is a concrete [`Array`] or one wrapper with a [`Level`] around another tensor of lower
 //! levels. Level 0 is the ambient graph of `requires_grad` leaves; every tape, `vjp`, `jvp` and
-//! checkpoint takes a fresh higher level. Operations live in `crate::ops`, transforms in
+//! checkpoint takes a fresh higher level. Below the ambient graph there are arrays only, so that its
+//! values hold one and no wrapper around it. Operations live in `crate::ops`, transforms in
 //! `crate::autograd`.
 
 use std::fmt;
@@ -40,12 +41,14 @@ pub struct Tensor(pub(crate) Inner);
 #[derive(Clone)]
 pub(crate) enum Inner {
     Concrete(Array),
+    /// A value with a place in the ambient graph.
+    Ambient(Array, Edge),
     Reverse(Arc<Reverse>),
     Dual(Arc<Dual>),
     Region(Arc<InRegion>),
 }
 
-/// A value with a place in the graph of `level`.
+/// A value with a place in the graph of `level`, which is above the ambient one.
 pub(crate) struct Reverse {
     pub level: Level,
     pub value: Tensor,
@@ -72,7 +75,12 @@ impl Tensor {
         Tensor(Inner::Concrete(array))
     }
 
+    /// A value with a place in the graph of `level`.
+    #[inline]
     pub(crate) fn reverse(level: Level, value: Tensor, edge: Edge) -> Tensor {
+        if level == Level::AMBIENT {
+            return Tensor(Inner::Ambient(value.into_array(), edge));
+        }
         Tensor(Inner::Reverse(Arc::new(Reverse { level, value, edge })))
     }
 
@@ -93,22 +101,33 @@ impl Tensor {
     }
 
     /// The level of the outermost wrapper.
+    #[inline]
     pub(crate) fn level(&self) -> Option<Level> {
         match &self.0 {
             Inner::Concrete(_) => None,
+            Inner::Ambient(..) => Some(Level::AMBIENT),
             Inner::Reverse(r) => Some(r.level),
             Inner::Dual(d) => Some(d.level),
             Inner::Region(r) => Some(r.level),
         }
     }
 
-    /// The value under the wrapper of `level`; itself when it carries no such wrapper on top.
+    /// The value under the wrapper of `level`, which is above the ambient one; itself when it
+    /// carries no such wrapper on top.
     pub(crate) fn peel(&self, at: Level) -> &Tensor {
         match &self.0 {
             Inner::Reverse(r) if r.level == at => &r.value,
             Inner::Dual(d) if d.level == at => &d.primal,
             Inner::Region(r) if r.level == at => &r.value,
             _ => self,
+        }
+    }
+
+    /// The value under the wrapper of any `level`.
+    pub(crate) fn below(&self, level: Level) -> Tensor {
+        match &self.0 {
+            Inner::Ambient(a, _) if level == Level::AMBIENT => Tensor::concrete(a.clone()),
+            _ => self.peel(level).clone(),
         }
     }
 
@@ -123,23 +142,33 @@ impl Tensor {
     }
 
     /// The gradient edge at `level`, if it is tracked there.
+    #[inline]
     pub(crate) fn edge(&self, at: Level) -> Option<&Edge> {
         match &self.0 {
+            Inner::Ambient(_, edge) if at == Level::AMBIENT => Some(edge),
             Inner::Reverse(r) if r.level == at => Some(&r.edge),
             _ => None,
         }
     }
 
     /// The concrete numbers beneath all levels.
+    #[inline]
     pub fn array(&self) -> &Array {
         let mut t = self;
         loop {
             t = match &t.0 {
-                Inner::Concrete(a) => return a,
+                Inner::Concrete(a) | Inner::Ambient(a, _) => return a,
                 Inner::Reverse(r) => &r.value,
                 Inner::Dual(d) => &d.primal,
                 Inner::Region(r) => &r.value,
             }
+        }
+    }
+
+    fn into_array(self) -> Array {
+        match self.0 {
+            Inner::Concrete(a) | Inner::Ambient(a, _) => a,
+            _ => self.array().clone(),
         }
     }
 
@@ -414,25 +443,15 @@ impl Tensor {
                 self.dtype(),
             ));
         }
-        match self.level() {
-            None => {}
-            Some(Level::AMBIENT) => {
-                return Ok(Tensor::reverse(
-                    Level::AMBIENT,
-                    self.peel(Level::AMBIENT).clone(),
-                    Edge::Leaf(Leaf::new(self.aval())),
-                ));
-            }
-            Some(_) => {
-                return Err(Error::autodiff(
-                    "requires_grad",
-                    "this value belongs to a running transform; watch it with a GradientTape or value_and_grad instead",
-                ));
-            }
+        if self.level() > Some(Level::AMBIENT) {
+            return Err(Error::autodiff(
+                "requires_grad",
+                "this value belongs to a running transform; watch it with a GradientTape or value_and_grad instead",
+            ));
         }
         Ok(Tensor::reverse(
             Level::AMBIENT,
-            self.clone(),
+            self.detach(),
             Edge::Leaf(Leaf::new(self.aval())),
         ))
     }
@@ -468,7 +487,7 @@ impl Tensor {
     /// function: at the level around it).
     pub fn is_tracked(&self) -> bool {
         match &self.0 {
-            Inner::Reverse(_) => true,
+            Inner::Ambient(..) | Inner::Reverse(_) => true,
             Inner::Region(r) => r.value.is_tracked(),
             Inner::Concrete(_) | Inner::Dual(_) => false,
         }
@@ -477,6 +496,7 @@ impl Tensor {
     /// Whether this is a leaf: made by the user, not by an operation.
     pub fn is_leaf(&self) -> bool {
         match &self.0 {
+            Inner::Ambient(_, edge) => matches!(edge, Edge::Leaf(_)),
             Inner::Reverse(r) => matches!(r.edge, Edge::Leaf(_)),
             Inner::Region(r) => r.value.is_leaf(),
             Inner::Concrete(_) | Inner::Dual(_) => true,
@@ -484,13 +504,15 @@ impl Tensor {
     }
 
     pub(crate) fn leaf(&self) -> Option<&Arc<Leaf>> {
-        match &self.0 {
-            Inner::Reverse(r) => match &r.edge {
-                Edge::Leaf(leaf) => Some(leaf),
-                Edge::Node { node, .. } => node.retained(),
-            },
-            Inner::Region(r) => r.value.leaf(),
-            Inner::Concrete(_) | Inner::Dual(_) => None,
+        let edge = match &self.0 {
+            Inner::Ambient(_, edge) => edge,
+            Inner::Reverse(r) => &r.edge,
+            Inner::Region(r) => return r.value.leaf(),
+            Inner::Concrete(_) | Inner::Dual(_) => return None,
+        };
+        match edge {
+            Edge::Leaf(leaf) => Some(leaf),
+            Edge::Node { node, .. } => node.retained(),
         }
     }
 
@@ -555,6 +577,7 @@ impl fmt::Debug for Tensor {
         write!(f, "Tensor({} {}", self.dtype(), self.shape())?;
         match &self.0 {
             Inner::Concrete(_) => {}
+            Inner::Ambient(_, edge) => write!(f, ", {edge:?}")?,
             Inner::Reverse(r) => write!(f, ", {:?}", r.edge)?,
             Inner::Dual(_) => write!(f, ", dual")?,
             Inner::Region(_) => write!(f, ", checkpointed")?,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use entrenar_base::memory;
 use entrenar_base::{Error, Result};
 
-use super::graph::{Edge, Leaf, Node, Saved};
+use super::graph::{Edge, Leaf, Node};
 use super::{accumulate_gradient, vjp_of};
 use crate::autocast::autocast;
 use crate::expr::Variable;
@@ -65,20 +65,9 @@ pub struct GradOptions {
 }
 
 /// Where a pass starts, and from which gradients.
-#[derive(Default)]
-struct Roots {
-    edges: SmallVec<[Edge; 1]>,
-    cotangents: SmallVec<[Tensor; 1]>,
-}
+type Roots<'g> = SmallVec<[(&'g Edge, Tensor); 1]>;
 
-impl Roots {
-    fn push(&mut self, edge: Edge, cotangent: Tensor) {
-        self.edges.push(edge);
-        self.cotangents.push(cotangent);
-    }
-}
-
-/// One pending node of a pass. The roots keep the graph alive, so that a pass borrows it.
+/// One pending node of a pass. Whoever asks for a pass keeps the graph alive, so that it borrows it.
 struct Pending<'g> {
     node: &'g Arc<Node>,
     cotangents: SmallVec<[Option<Tensor>; 1]>,
@@ -96,7 +85,7 @@ enum Targets<'a> {
     /// Every reachable leaf accumulates.
     Leaves,
     /// These edges are collected; nothing accumulates.
-    Edges(&'a [Option<Edge>]),
+    Edges(&'a [Option<&'a Edge>]),
 }
 
 /// The keys of [`Targets::Edges`].
@@ -106,17 +95,18 @@ struct Asked {
     nodes: Map<u64, ()>,
 }
 
+#[derive(Default)]
 struct Pass<'g> {
     /// Newest first, so that a node is found by its sequence number.
-    pending: Vec<Pending<'g>>,
-    leaves: Vec<LeafState<'g>>,
+    pending: SmallVec<[Pending<'g>; SMALL]>,
+    leaves: SmallVec<[LeafState<'g>; SMALL]>,
     /// Positions in `leaves`, once there are too many to look through.
     leaf_index: Map<usize, usize>,
     /// Who asked for gradients; `None` when every leaf did.
     asked: Option<Asked>,
 }
 
-/// Room for a small graph, taken at once.
+/// Nodes and leaves of a small graph, which have room on the stack.
 const SMALL: usize = 8;
 
 /// Up to this many leaves are found by looking through them.
@@ -146,60 +136,81 @@ impl Ord for Newest<'_> {
     }
 }
 
+/// Nodes that a plan has heard of and not yet visited.
+#[derive(Default)]
+struct Frontier<'g> {
+    /// Apart from the others, so that a chain needs no heap.
+    newest: Option<Newest<'g>>,
+    older: BinaryHeap<Newest<'g>>,
+}
+
+impl<'g> Frontier<'g> {
+    fn push(&mut self, edge: &'g Edge) {
+        let Edge::Node { node, .. } = edge else {
+            return;
+        };
+        let mut node = Newest(node);
+        match &mut self.newest {
+            Some(newest) => {
+                if node > *newest {
+                    std::mem::swap(newest, &mut node);
+                }
+                // A node comes out once however many edges lead to it.
+                if node != *newest {
+                    self.older.push(node);
+                }
+            }
+            none => *none = Some(node),
+        }
+    }
+
+    fn pop(&mut self) -> Option<&'g Arc<Node>> {
+        let Newest(node) = self.newest.take()?;
+        while let Some(next) = self.older.pop() {
+            if next.0.sequence != node.sequence {
+                self.newest = Some(next);
+                break;
+            }
+        }
+        Some(node)
+    }
+}
+
 impl<'g> Pass<'g> {
     /// Finds all nodes that the roots reach, newest first, and how often each leaf is consumed.
-    fn plan(roots: &'g [Edge], targets: &Targets<'_>) -> Pass<'g> {
-        // A node's consumers are all newer than itself: when it comes out of the heap, every edge
-        // to it is already in, so that duplicates come out next to each other.
-        let mut heap: BinaryHeap<Newest<'g>> = BinaryHeap::with_capacity(SMALL);
-        let visit = |edge: &'g Edge, heap: &mut BinaryHeap<Newest<'g>>| {
-            if let Edge::Node { node, .. } = edge {
-                heap.push(Newest(node));
-            }
-        };
-        for edge in roots {
-            visit(edge, &mut heap);
+    fn plan(&mut self, roots: &[(&'g Edge, Tensor)], targets: &Targets<'_>) {
+        // A node's consumers are all newer than itself: when it comes out, every edge to it is
+        // already in.
+        let mut frontier = Frontier::default();
+        for &(edge, _) in roots {
+            frontier.push(edge);
         }
-        let mut pass = Pass {
-            pending: Vec::with_capacity(SMALL),
-            leaves: Vec::with_capacity(SMALL),
-            leaf_index: Map::default(),
-            asked: None,
-        };
-        while let Some(Newest(node)) = heap.pop() {
-            if pass
-                .pending
-                .last()
-                .is_some_and(|p| p.node.sequence == node.sequence)
-            {
-                continue;
-            }
-            for edge in node.edges.iter().flatten() {
-                visit(edge, &mut heap);
+        while let Some(node) = frontier.pop() {
+            for edge in node.edges() {
+                frontier.push(edge);
             }
             let cotangents = match node.outputs {
                 1 => SmallVec::from_buf([None]),
                 n => SmallVec::from_elem(None, n),
             };
-            pass.pending.push(Pending {
+            self.pending.push(Pending {
                 cotangents,
                 wanted: true,
                 node,
             });
         }
-        pass.mark_wanted(targets);
-        for i in 0..pass.pending.len() {
-            if pass.pending[i].wanted {
-                let node = pass.pending[i].node;
-                for edge in node.edges.iter().flatten() {
-                    pass.count_leaf(edge);
+        self.mark_wanted(targets);
+        for i in 0..self.pending.len() {
+            if self.pending[i].wanted {
+                let node = self.pending[i].node;
+                for edge in node.edges() {
+                    self.count_leaf(edge);
                 }
             }
         }
-        for edge in roots {
-            pass.count_leaf(edge);
+        for &(edge, _) in roots {
+            self.count_leaf(edge);
         }
-        pass
     }
 
     /// Position of a node that the walk found.
@@ -230,8 +241,10 @@ impl<'g> Pass<'g> {
         self.asked = Some(asked);
         // Oldest first: a node is wanted when an operand is a target or is itself wanted.
         for i in (0..self.pending.len()).rev() {
-            let mut edges = self.pending[i].node.edges.iter().flatten();
-            let wanted = edges.any(|e| self.leads_to_target(e));
+            let wanted = self.pending[i]
+                .node
+                .edges()
+                .any(|e| self.leads_to_target(e));
             self.pending[i].wanted = wanted;
         }
     }
@@ -311,7 +324,7 @@ impl<'g> Pass<'g> {
 /// Runs a pass at `level` from `roots`; for [`Targets::Edges`] returns their gradients.
 fn pass(
     level: Level,
-    roots: Roots,
+    roots: Roots<'_>,
     targets: Targets<'_>,
     create_graph: bool,
     retain: bool,
@@ -322,13 +335,13 @@ fn pass(
 
 fn walk(
     level: Level,
-    roots: Roots,
+    roots: Roots<'_>,
     targets: Targets<'_>,
     create_graph: bool,
     retain: bool,
 ) -> Result<Vec<Option<Tensor>>> {
-    let Roots { edges, cotangents } = roots;
-    let mut plan = Pass::plan(&edges, &targets);
+    let mut plan = Pass::default();
+    plan.plan(&roots, &targets);
     let fire = matches!(targets, Targets::Leaves);
     let mut interior: Map<(u64, u32), Option<Tensor>> = Map::default();
     if let Targets::Edges(edges) = &targets {
@@ -338,7 +351,7 @@ fn walk(
             }
         }
     }
-    for (edge, cotangent) in edges.iter().zip(cotangents) {
+    for (edge, cotangent) in roots {
         let wanted = plan.leads_to_target(edge);
         plan.deliver(edge, wanted.then_some(Gradient::Whole(cotangent)), fire)?;
     }
@@ -360,8 +373,10 @@ fn walk(
             continue;
         }
         needs.clear();
-        for edge in &node.edges {
-            needs.push(edge.as_ref().is_some_and(|e| plan.leads_to_target(e)));
+        gradients.clear();
+        for operand in &node.operands {
+            let edge = operand.edge.as_ref();
+            needs.push(edge.is_some_and(|e| plan.leads_to_target(e)));
             gradients.push(None);
         }
         if cotangents.iter().any(Option::is_some) {
@@ -378,9 +393,9 @@ fn walk(
             )?;
         }
         drop(cotangents);
-        for (edge, gradient) in node.edges.iter().zip(gradients.drain(..)) {
-            if let Some(edge) = edge {
-                plan.deliver(edge, gradient, fire)?;
+        for (operand, gradient) in node.operands.iter().zip(&mut gradients) {
+            if let Some(edge) = &operand.edge {
+                plan.deliver(edge, gradient.take(), fire)?;
             }
         }
     }
@@ -413,39 +428,34 @@ fn run_node(
     let _layer = memory::scope_layer(node.layer.clone());
     let _pass = diagnostics::enter_backward();
     let mut saved = node.unpack(retain)?;
-    let Saved { inputs, outputs } = &mut saved;
+    let arity = node.operands.len();
     // At higher orders the rule sees the values where they stand in the graph.
-    for (i, slot) in inputs.iter_mut().enumerate() {
+    let edge = |i: usize| match i.checked_sub(arity) {
+        None => node.operands[i].edge.clone(),
+        Some(j) => (j < node.outputs).then(|| Edge::Node {
+            node: node.clone(),
+            output: j as u32,
+        }),
+    };
+    for (i, slot) in saved.iter_mut().enumerate() {
         if let Some(slot) = slot
-            .as_mut()
-            .filter(|s| create_graph || s.value().is_none())
-        {
-            slot.open(retain, |value| match &node.edges[i] {
-                Some(edge) if create_graph && value.dtype().is_float() => {
-                    Tensor::reverse(level, value, edge.clone())
-                }
-                _ => value,
-            })?;
-        }
-    }
-    for (j, slot) in outputs.iter_mut().enumerate() {
-        if let Some(slot) = slot
-            .as_mut()
-            .filter(|s| create_graph || s.value().is_none())
+            && (create_graph || slot.value().is_none())
         {
             slot.open(retain, |value| {
-                if !create_graph || j >= node.outputs || !value.dtype().is_float() {
-                    return value;
+                let followed = create_graph && value.dtype().is_float();
+                match followed.then(|| edge(i)).flatten() {
+                    Some(edge) => Tensor::reverse(level, value, edge),
+                    None => value,
                 }
-                let (node, output) = (node.clone(), j as u32);
-                Tensor::reverse(level, value, Edge::Node { node, output })
             })?;
         }
     }
+    let (inputs, outputs) = saved.split_at(arity);
     let cx = VjpCx {
         op: node.op.name(),
-        saved: &saved,
-        avals: &node.avals,
+        inputs,
+        outputs,
+        operands: &node.operands,
         cotangents,
     };
     vjp(node, &cx, &mut sink).map_err(|e| {
@@ -542,10 +552,10 @@ pub(crate) fn gradients_at(
     let mut roots = Roots::default();
     for (out, cotangent) in outputs {
         if let Some(edge) = out.edge(level) {
-            roots.push(edge.clone(), cotangent.clone());
+            roots.push((edge, cotangent.clone()));
         }
     }
-    let edges: Vec<Option<Edge>> = inputs.iter().map(|t| t.edge(level).cloned()).collect();
+    let edges: Vec<Option<&Edge>> = inputs.iter().map(|t| t.edge(level)).collect();
     pass(
         level,
         roots,
@@ -651,13 +661,13 @@ pub fn backward_all(outputs: &[(&Tensor, Option<Tensor>)], options: &GradOptions
     let mut roots = Roots::default();
     for (out, cotangent) in outputs {
         match &out.0 {
-            Inner::Reverse(r) if r.level == Level::AMBIENT => {
+            Inner::Ambient(_, edge) => {
                 let c = match cotangent {
                     Some(c) => c.clone(),
                     None => seed(out, "backward")?,
                 };
                 check_seed(out, &c)?;
-                roots.push(r.edge.clone(), c);
+                roots.push((edge, c));
             }
             Inner::Concrete(_) => {
                 return Err(Error::autodiff(

@@ -150,18 +150,22 @@ impl Slot {
     }
 }
 
-/// What a node keeps for its rule; entries that the rule does not read are `None`.
-#[derive(Clone, Default)]
-pub(crate) struct Saved {
-    pub inputs: SmallVec<[Option<Slot>; 2]>,
-    pub outputs: SmallVec<[Option<Slot>; 1]>,
+/// What a node keeps for its rule: an entry for each operand, then one for each result; `None`
+/// where the rule does not read it.
+pub(crate) type Saved = SmallVec<[Option<Slot>; 3]>;
+
+/// What a node knows of an operand whether or not it keeps its value.
+pub(crate) struct Operand {
+    /// Where its gradient goes, if it has one.
+    pub edge: Option<Edge>,
+    pub aval: Aval,
 }
 
 /// One recorded operation.
 pub(crate) struct Node {
     pub op: OpRef,
-    pub edges: SmallVec<[Option<Edge>; 2]>,
-    pub avals: SmallVec<[Aval; 2]>,
+    pub operands: SmallVec<[Operand; 2]>,
+    /// Results that gradients come back from.
     pub outputs: usize,
     pub saved: Mutex<Option<Saved>>,
     pub sequence: u64,
@@ -175,7 +179,13 @@ impl Node {
         NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Where gradients of the operands go.
+    pub fn edges(&self) -> impl Iterator<Item = &Edge> {
+        self.operands.iter().flat_map(|o| &o.edge)
+    }
+
     /// The saved values, taken out unless the graph is retained.
+    #[inline]
     pub fn unpack(&self, retain: bool) -> Result<Saved> {
         let mut saved = lock(&self.saved);
         let values = if retain { saved.clone() } else { saved.take() };
@@ -257,10 +267,10 @@ pub(crate) fn drop_flat(things: impl Iterator<Item = Deferred>) {
 /// Iterative: a chain of any length is freed without recursion.
 impl Drop for Node {
     fn drop(&mut self) {
-        let shared = |e: &Edge| matches!(e, Edge::Leaf(l) if Arc::strong_count(l) > 1);
-        if !self.edges.iter().flatten().all(shared) {
-            let edges = std::mem::take(&mut self.edges);
-            drop_flat(edges.into_iter().flatten().map(Deferred::Edge));
+        let frees = |e: &Edge| !matches!(e, Edge::Leaf(l) if Arc::strong_count(l) > 1);
+        if self.edges().any(frees) {
+            let edges = self.operands.iter_mut().filter_map(|o| o.edge.take());
+            drop_flat(edges.map(Deferred::Edge));
         }
     }
 }

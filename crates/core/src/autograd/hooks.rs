@@ -144,9 +144,8 @@ impl Tensor {
         hook: impl Fn(&Tensor) -> Result<Option<Tensor>> + Send + Sync + 'static,
     ) -> Result<Tensor> {
         let hook: Hook = Arc::new(hook);
-        if let Inner::Reverse(r) = &self.0
-            && let Edge::Leaf(leaf) = &r.edge
-        {
+        let edge = self.level().and_then(|level| self.edge(level));
+        if let Some(Edge::Leaf(leaf)) = edge {
             leaf.add_hook(hook);
             return Ok(self.clone());
         }

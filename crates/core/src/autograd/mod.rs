@@ -25,7 +25,7 @@ pub use tape::GradientTape;
 use entrenar_base::Result;
 
 use crate::Tensor;
-use crate::op::Gradient;
+use crate::op::{Gradient, Place};
 use crate::tensor::Inner;
 
 /// Adds `gradient` to `slot`, in place where nobody else can see the sum so far.
@@ -33,34 +33,40 @@ use crate::tensor::Inner;
 pub(crate) fn accumulate(slot: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
     match slot {
         None => *slot = Some(gradient),
-        Some(sum) => {
-            if let Inner::Concrete(term) = &gradient.0
-                && let Some(target) = sum.exclusive_array()
-                && target.dtype() == term.dtype()
-                && target.shape() == term.shape()
-            {
-                return entrenar_cpu::pointwise::add_assign(target, term);
-            }
-            *sum = sum.add(&gradient)?;
-        }
+        Some(sum) => add_to(sum, gradient)?,
     }
     Ok(())
 }
 
+fn add_to(sum: &mut Tensor, gradient: Tensor) -> Result<()> {
+    if let Inner::Concrete(term) = &gradient.0
+        && let Some(target) = sum.exclusive_array()
+        && target.dtype() == term.dtype()
+        && target.shape() == term.shape()
+    {
+        return entrenar_cpu::pointwise::add_assign(target, term);
+    }
+    *sum = sum.add(&gradient)?;
+    Ok(())
+}
+
 /// [`accumulate`] for a contribution that may cover only a slice.
+#[inline]
 pub(crate) fn accumulate_gradient(slot: &mut Option<Tensor>, gradient: Gradient) -> Result<()> {
     match gradient {
         Gradient::Whole(t) => accumulate(slot, t),
-        Gradient::Part(part, at) => {
-            if let Inner::Concrete(term) = &part.0
-                && let Some(target) = slot.as_mut().and_then(Tensor::exclusive_array)
-                && at.add_in_place(target, term)?
-            {
-                return Ok(());
-            }
-            accumulate(slot, at.embed(&part)?)
-        }
+        Gradient::Part(part, at) => add_part(slot, &part, &*at),
     }
+}
+
+fn add_part(slot: &mut Option<Tensor>, part: &Tensor, at: &dyn Place) -> Result<()> {
+    if let Inner::Concrete(term) = &part.0
+        && let Some(target) = slot.as_mut().and_then(Tensor::exclusive_array)
+        && at.add_in_place(target, term)?
+    {
+        return Ok(());
+    }
+    accumulate(slot, at.embed(part)?)
 }
 
 /// Runs `f` without recording the ambient graph (level 0). Explicit transforms inside still work.

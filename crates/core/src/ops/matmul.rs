@@ -210,13 +210,13 @@ mod tests {
             let mut names = vec![node.op.name()];
             let mut node = node;
             while node.op.name() != "matmul" {
-                let Some(Edge::Node { node: next, .. }) = node.edges[0].clone() else {
+                let Some(Edge::Node { node: next, .. }) = node.operands[0].edge.clone() else {
                     panic!("no product in {names:?}");
                 };
                 names.push(next.op.name());
                 node = next;
             }
-            let [a, b] = [0, 1].map(|i| node.avals[i].shape.to_vec());
+            let [a, b] = [0, 1].map(|i| node.operands[i].aval.shape.to_vec());
             (names, a, b)
         };
         let w = t(&[3, 4]);

@@ -62,7 +62,7 @@ fn is_followed(t: &Tensor) -> bool {
     match &t.0 {
         Inner::Concrete(_) => false,
         Inner::Region(r) => is_followed(&r.value),
-        Inner::Reverse(_) | Inner::Dual(_) => true,
+        Inner::Ambient(..) | Inner::Reverse(_) | Inner::Dual(_) => true,
     }
 }
 
