@@ -1,6 +1,6 @@
 //! Tensors, operations and automatic differentiation.
 //!
-//! A [`Tensor`] is one pointer wide and immutable. Every operation goes through one door,
+//! A [`Tensor`] is a few words wide and immutable. Every operation goes through one door,
 //! [`apply()`], which looks at the highest transform level among its inputs: recording for reverse
 //! mode, pushing tangents for forward mode, or deferring saves to a checkpoint region. Because
 //! derivative rules are written with tensor functions, any nesting of these is right by
