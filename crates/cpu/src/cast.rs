@@ -65,6 +65,33 @@ pub(crate) fn widened<'a, S: Element, C: Element>(x: &'a [S], room: &'a mut [C])
     }
 }
 
+/// Lets `fill` write the elements in another type: where they lie if it is theirs, else at the
+/// start of `room`, from where they are rounded once.
+pub(crate) fn written<S: Element, C: Element>(
+    out: &mut [S],
+    room: &mut [C],
+    fill: impl FnOnce(&mut [C]),
+) {
+    match same_mut::<S, C>(out) {
+        Some(out) => fill(out),
+        None => {
+            let room = &mut room[..out.len()];
+            fill(room);
+            convert(room, out);
+        }
+    }
+}
+
+/// As [`written`], where `change` finds the elements as they are.
+pub(crate) fn changed<S: Element, C: Element>(
+    out: &mut [S],
+    room: &mut [C],
+    change: impl FnOnce(&mut [C]),
+) {
+    widened(out, room);
+    written(out, room, change);
+}
+
 /// One element.
 #[inline(always)]
 pub(crate) fn convert_one<S: Element, D: Element>(x: S) -> D {

@@ -3,12 +3,12 @@
 //! silu(h)·u with silu(h) = h·σ(h) (Shazeer, "GLU variants improve transformer", 2020). One pass
 //! makes the value, one more both gradients; 16-bit numbers are widened and rounded tile by tile.
 
-use entrenar_base::{Array, Element, Error, Result, dispatch};
+use entrenar_base::{Array, Error, Result};
 
 use crate::alloc::Scratch;
-use crate::cast::{convert, same_mut, widened};
+use crate::cast::{widened, written};
 use crate::copy::contiguous;
-use crate::kit::{self, Real, multiversion, with_real};
+use crate::kit::{self, multiversion, with_float};
 use crate::linear::Smooth;
 use crate::team::{self, Shared};
 
@@ -54,9 +54,9 @@ multiversion! {
 #[track_caller]
 pub fn silu_mul(gate: &Array, up: &Array) -> Result<Array> {
     const OP: &str = "silu_mul";
-    let compute = alike(OP, gate, &[up])?;
+    check(OP, gate, &[up])?;
     let (gate, up) = (contiguous(gate)?, contiguous(up)?);
-    dispatch!(gate.dtype(), S => with_real!(compute, T => {
+    with_float!(gate.dtype(), S, T => {
         let (h, u) = (gate.as_slice::<S>()?, up.as_slice::<S>()?);
         Ok(Array::build(gate.shape(), |out: &mut [S]| {
             team::split_mut(out, h.len(), ELEMENT_NS, |range, out| {
@@ -66,11 +66,11 @@ pub fn silu_mul(gate: &Array, up: &Array) -> Result<Array> {
                 for (tile, out) in range.step_by(TILE).zip(out.chunks_mut(TILE)) {
                     let at = tile..tile + out.len();
                     let (h, u) = (widened(&h[at.clone()], a), widened(&u[at], b));
-                    write(out, c, |out| value(h, u, out));
+                    written(out, c, |out| value(h, u, out));
                 }
             });
         }))
-    }))
+    })
 }
 
 /// Gradients of [`silu_mul`] with respect to the gate and what it gates, those that `needs` names,
@@ -86,9 +86,9 @@ pub fn silu_mul_backward(
     needs: [bool; 2],
 ) -> Result<[Option<Array>; 2]> {
     const OP: &str = "silu_mul_backward";
-    let compute = alike(OP, gate, &[up, grad])?;
+    check(OP, gate, &[up, grad])?;
     let [grad, gate, up] = [contiguous(grad)?, contiguous(gate)?, contiguous(up)?];
-    let (dh, du) = dispatch!(gate.dtype(), S => with_real!(compute, T => {
+    let (dh, du) = with_float!(gate.dtype(), S, T => {
         let (g, h, u) = (grad.as_slice::<S>()?, gate.as_slice::<S>()?, up.as_slice::<S>()?);
         let run = |dh: &Shared<'_, S>, du: &Shared<'_, S>| {
             team::split(h.len().div_ceil(TILE), 2.0 * TILE as f64 * ELEMENT_NS, |tiles| {
@@ -103,7 +103,7 @@ pub fn silu_mul_backward(
                     let (h, u) = (widened(&h[at.clone()], b), widened(&u[at.clone()], c));
                     // SAFETY: tiles are disjoint.
                     let (dh, du) = unsafe { (dh.slice(at.clone()), du.slice(at)) };
-                    write(dh, d, |dh| write(du, e, |du| slopes(g, h, u, dh, du)));
+                    written(dh, d, |dh| written(du, e, |du| slopes(g, h, u, dh, du)));
                 }
             });
         };
@@ -114,13 +114,13 @@ pub fn silu_mul_backward(
             }));
         });
         (Some(dh), du)
-    }));
+    });
     Ok([dh.filter(|_| needs[0]), du.filter(|_| needs[1])])
 }
 
-/// The dtype to compute in, if all arrays have one shape and one float dtype.
+/// Checks that all arrays have one shape and one float dtype.
 #[track_caller]
-fn alike(op: &str, first: &Array, others: &[&Array]) -> Result<entrenar_base::DType> {
+fn check(op: &str, first: &Array, others: &[&Array]) -> Result<()> {
     for other in others {
         kit::same_dtype(op, first, other)?;
         if other.shape() != first.shape() {
@@ -128,19 +128,8 @@ fn alike(op: &str, first: &Array, others: &[&Array]) -> Result<entrenar_base::DT
             return Err(Error::shape(op, expected, other.shape()));
         }
     }
-    kit::compute_dtype(op, first.dtype())
-}
-
-/// Lets `fill` write the elements in the compute type: where they lie, or by way of `room`.
-fn write<S: Element, T: Real>(out: &mut [S], room: &mut [T], fill: impl FnOnce(&mut [T])) {
-    match same_mut::<S, T>(out) {
-        Some(out) => fill(out),
-        None => {
-            let room = &mut room[..out.len()];
-            fill(room);
-            convert(&*room, out);
-        }
-    }
+    kit::compute_dtype(op, first.dtype())?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -458,6 +458,35 @@ macro_rules! with_real {
 }
 pub(crate) use with_real;
 
+/// Runs a block with `$S` bound to the type of a float dtype and `$T` to that it is computed in.
+macro_rules! with_float {
+    ($dtype:expr, $S:ident, $T:ident => $body:expr) => {
+        match $dtype {
+            entrenar_base::DType::F64 => {
+                type $S = f64;
+                type $T = f64;
+                $body
+            }
+            entrenar_base::DType::F16 => {
+                type $S = entrenar_base::f16;
+                type $T = f32;
+                $body
+            }
+            entrenar_base::DType::BF16 => {
+                type $S = entrenar_base::bf16;
+                type $T = f32;
+                $body
+            }
+            _ => {
+                type $S = f32;
+                type $T = f32;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_float;
+
 /// Calls `f` with `len` elements of temporary memory of arbitrary content.
 pub(crate) fn with_scratch<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     f(&mut Scratch::<T>::new(len))

@@ -5,23 +5,26 @@
 //! db = Σ g, where avg runs over what was normalised together and Σ over everything else (the
 //! middle term falls away for RMS). Variances are biased and computed around the mean, in a second
 //! pass. Sums over rows go through blocks that depend on the shape alone.
-//! Statistics come out in f32 (f64 for f64 input); 16-bit floats are computed in f32.
+//! Statistics come out in f32 (f64 for f64 input). 16-bit floats are computed in f32: a few rows at
+//! a time are widened, handled in L1 and rounded once (by batch norm, whole arrays).
 
 #![allow(clippy::too_many_arguments, reason = "kernels take slices and sizes")]
 
 use std::ops::Range;
 
-use entrenar_base::{Array, DType, Error, Result, Shape};
+use entrenar_base::{Array, DType, Element, Error, Result, Shape};
 
 use crate::alloc::Scratch;
+use crate::cast::{changed, widened, written};
 use crate::gemm::{ask_to_read, ask_to_write};
-use crate::kit::{self, LANES, Real, multiversion, with_real};
-use crate::pointwise::{self, Binary, Compute};
+use crate::kit::{self, LANES, Real, multiversion, with_float, with_real};
 use crate::team::{self, Shared};
 
 /// Estimated nanoseconds per element of one kernel.
 const ELEMENT_NS: f64 = 0.4;
-/// Bytes of the next row that are asked for while one is normalised.
+/// Elements whose rows are handled together while they lie in L1, and at least one row.
+const TILE: usize = 1024;
+/// Bytes of the next tile that are asked for while one is normalised.
 const ASKED: usize = 4096;
 /// Most blocks of rows that weight gradients are summed in.
 const BLOCKS: usize = 64;
@@ -43,33 +46,18 @@ multiversion! {
         }
     }
 
-    /// As [`norm_rows`], of the sums of `x` and `r`, which are kept in `s`.
-    fn add_norm_rows<T: Real>(
-        x: &[T], r: &[T], s: &mut [T], y: &mut [T], n: usize, w: &[T], b: &[T], eps: T,
-        centered: bool, means: &mut [T], rstds: &mut [T],
-    ) {
-        for row in 0..means.len() {
-            let at = row * n..(row + 1) * n;
-            let sums = &mut s[at.clone()];
-            let (x, r) = (&x[at.clone()], &r[at.clone()]);
-            for i in 0..n {
-                sums[i] = x[i] + r[i];
-            }
-            // Four streams are more than the processor foresees; what is done in L1 hides the wait.
-            let bytes = (n * size_of::<T>()).min(ASKED);
-            ask_to_read(x.as_ptr().wrapping_add(n).cast(), bytes);
-            ask_to_read(r.as_ptr().wrapping_add(n).cast(), bytes);
-            ask_to_write(sums.as_mut_ptr().wrapping_add(n).cast(), 1, 0, bytes);
-            let y = &mut y[at];
-            ask_to_write(y.as_mut_ptr().wrapping_add(n).cast(), 1, 0, bytes);
-            (means[row], rstds[row]) = norm_row(sums, y, w, b, eps, centered);
+    /// a + b.
+    fn add<T: Real>(a: &[T], b: &[T], sum: &mut [T]) {
+        let n = sum.len();
+        let (a, b) = (&a[..n], &b[..n]);
+        for i in 0..n {
+            sum[i] = a[i] + b[i];
         }
     }
 
-    /// Input gradient of rows of `n`, added to `plus` if that holds any; `w` holds `n` elements.
+    /// Input gradient of rows of `n`; `w` holds `n` elements.
     fn norm_backward_rows<T: Real>(
-        g: &[T], x: &[T], means: &[T], rstds: &[T], w: &[T], plus: &[T], dx: &mut [T], n: usize,
-        centered: bool,
+        g: &[T], x: &[T], means: &[T], rstds: &[T], w: &[T], dx: &mut [T], n: usize, centered: bool,
     ) {
         let count = T::of(n as f64);
         let w = &w[..n];
@@ -100,17 +88,9 @@ multiversion! {
             }
             let first = if centered { kit::add_lanes(sum_h) / count } else { T::ZERO };
             let second = kit::add_lanes(sum_hx) / count;
-            if plus.is_empty() {
-                for i in 0..n {
-                    let normal = (x[i] - mean) * rstd;
-                    dx[i] = rstd * (g[i] * w[i] - first - normal * second);
-                }
-            } else {
-                let plus = &plus[row * n..(row + 1) * n];
-                for i in 0..n {
-                    let normal = (x[i] - mean) * rstd;
-                    dx[i] = plus[i] + rstd * (g[i] * w[i] - first - normal * second);
-                }
+            for i in 0..n {
+                let normal = (x[i] - mean) * rstd;
+                dx[i] = rstd * (g[i] * w[i] - first - normal * second);
             }
         }
     }
@@ -304,57 +284,107 @@ fn row_count(op: &str, x: &Array, n: usize) -> Result<usize> {
     }
 }
 
-/// Dense copies that kernels may read without asking which parameter was given.
-fn weight_and_bias<T: Real>(
-    w: Option<&Array>,
-    b: Option<&Array>,
-    n: usize,
-) -> Result<(Vec<T>, Vec<T>)> {
-    let w = match (w, b) {
-        (Some(w), _) => w.to_vec::<T>()?,
-        (None, Some(_)) => vec![T::ONE; n],
-        (None, None) => Vec::new(),
-    };
-    let b = b.map_or(Ok(Vec::new()), |b| b.to_vec::<T>())?;
-    Ok((w, b))
+/// The elements of a parameter, none of an absent one.
+fn elements<T: Real>(parameter: Option<&Array>) -> Result<&[T]> {
+    parameter.map_or(Ok(&[]), Array::as_slice)
 }
 
+/// Rows of `n` elements that are handled together.
+fn rows_per_tile(n: usize) -> usize {
+    (TILE / n.max(1)).max(1)
+}
+
+/// The tiles of `rows`: the rows of each, and their elements.
+fn tiles(rows: Range<usize>, n: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let step = rows_per_tile(n);
+    rows.clone().step_by(step).map(move |first| {
+        let last = rows.end.min(first + step);
+        (first..last, first * n..last * n)
+    })
+}
+
+/// Rooms for tiles of rows of `n` in the compute type; empty where the rows have that type.
+fn rooms<S: Element, T: Real, const COUNT: usize>(n: usize) -> [Scratch<T>; COUNT] {
+    let alike = S::DTYPE == T::DTYPE;
+    std::array::from_fn(|_| Scratch::new(if alike { 0 } else { n.max(TILE) }))
+}
+
+/// Asks for what follows tiles of a sum. Four streams are more than the processor foresees; what is
+/// done in L1 hides the wait.
+fn ask_for_next<S>(a: &[S], b: &[S], sum: &mut [S], y: &mut [S]) {
+    let bytes = size_of_val(a).min(ASKED);
+    ask_to_read(a.as_ptr_range().end.cast(), bytes);
+    ask_to_read(b.as_ptr_range().end.cast(), bytes);
+    ask_to_write(sum.as_mut_ptr_range().end.cast(), 1, 0, bytes);
+    ask_to_write(y.as_mut_ptr_range().end.cast(), 1, 0, bytes);
+}
+
+/// The norm of `x`, or of its sum with `residual`.
 #[track_caller]
 fn norm_forward(
     op: &str,
     x: &Array,
+    residual: Option<&Array>,
     n: usize,
     weight: Option<&Array>,
     bias: Option<&Array>,
     eps: f64,
     centered: bool,
-) -> Result<Normalised> {
+) -> Result<AddNorm> {
     let compute = kit::compute_dtype(op, x.dtype())?;
     let rows = row_count(op, x, n)?;
     let weight = parameter(op, "weight", weight, n, compute)?;
     let bias = parameter(op, "bias", bias, n, compute)?;
-    let dense = kit::dense(x, compute)?;
-    let (y, mean, rstd) = with_real!(compute, T => {
-        let x = dense.as_slice::<T>()?;
-        let (w, b) = weight_and_bias::<T>(weight.as_ref(), bias.as_ref(), n)?;
+    // A bias without a weight follows a weight of ones.
+    let weight = weight.or_else(|| bias.as_ref().map(|_| Array::full_as([n], 1.0, compute)));
+    let x = kit::contiguous(x)?;
+    let residual = residual.map(kit::contiguous).transpose()?;
+    let (sum, output, mean, rstd) = with_float!(x.dtype(), S, T => {
+        let xs = x.as_slice::<S>()?;
+        let residuals = residual.as_ref().map(Array::as_slice::<S>).transpose()?;
+        let (w, b) = (elements::<T>(weight.as_ref())?, elements::<T>(bias.as_ref())?);
         let mut mean = Array::zeros([rows], compute);
         let mut rstd = Array::zeros([rows], compute);
         let means = Shared::new(mean.make_mut::<T>()?);
         let rstds = Shared::new(rstd.make_mut::<T>()?);
-        let y = Array::build(dense.shape(), |y: &mut [T]| {
-            if n == 0 {
-                return;
-            }
-            team::split_mut(y, rows, n as f64 * ELEMENT_NS, |range, y| {
-                // SAFETY: ranges of rows are disjoint.
-                let (m, r) = unsafe { (means.slice(range.clone()), rstds.slice(range.clone())) };
-                let x = &x[range.start * n..range.end * n];
-                norm_rows(x, y, n, &w, &b, eps as T, centered, m, r);
-            });
+        let summed = residual.as_ref().map_or(Shape::from(0), |r| r.shape().clone());
+        let mut output = None;
+        let sum = Array::build(summed, |sum: &mut [S]| {
+            let sums = Shared::new(sum);
+            output = Some(Array::build(x.shape(), |y: &mut [S]| {
+                let ys = Shared::new(y);
+                team::split(if n == 0 { 0 } else { rows }, n as f64 * ELEMENT_NS, |range| {
+                    let [mut wide, mut other, mut room] = rooms::<S, T, 3>(n);
+                    for (rows, at) in tiles(range, n) {
+                        // SAFETY: tiles are disjoint.
+                        let (y, m, r) = unsafe {
+                            (ys.slice(at.clone()), means.slice(rows.clone()), rstds.slice(rows))
+                        };
+                        let mut x = &xs[at.clone()];
+                        if let Some(residuals) = residuals {
+                            let residual = &residuals[at.clone()];
+                            // SAFETY: as above.
+                            let sum = unsafe { sums.slice(at) };
+                            let (a, b) = (widened(x, &mut wide), widened(residual, &mut other));
+                            written(sum, &mut room, |sum| add(a, b, sum));
+                            ask_for_next(x, residual, sum, y);
+                            x = sum;
+                        }
+                        let x = widened(x, &mut wide);
+                        written(y, &mut room, |y| norm_rows(x, y, n, w, b, eps as T, centered, m, r));
+                    }
+                });
+            }));
         });
-        (y, mean, rstd)
+        (sum, output.expect("built with the sum"), mean, rstd)
     });
-    Ok((kit::cast(&y, x.dtype())?, mean, rstd))
+    let sum = if residual.is_some() { sum } else { x };
+    Ok(AddNorm {
+        sum,
+        output,
+        mean,
+        rstd,
+    })
 }
 
 #[track_caller]
@@ -384,10 +414,6 @@ fn norm_backward(
             return Err(Error::shape(op, expected, plus.shape()));
         }
     }
-    // 16-bit gradients are rounded before they are added.
-    let later = plus.filter(|_| compute != x.dtype());
-    let plus = plus.filter(|_| compute == x.dtype());
-    let dense_plus = plus.map(|p| kit::dense(p, compute)).transpose()?;
     let rows = rstd.numel();
     let trailing = || x.dims().last().copied().unwrap_or(1);
     let n = x
@@ -403,8 +429,12 @@ fn norm_backward(
     }
     let weight_dtype = weight.map_or(x.dtype(), Array::dtype);
     let weight_shape = weight.map_or(Shape::from([n]), |w| w.shape().clone());
-    let dense_w = parameter(op, "weight", weight, n, compute)?;
-    let (dense_g, dense_x) = (kit::dense(grad, compute)?, kit::dense(x, compute)?);
+    let w = match parameter(op, "weight", weight, n, compute)? {
+        Some(w) => w,
+        None => Array::full_as([n], 1.0, compute),
+    };
+    let (grad, x) = (kit::contiguous(grad)?, kit::contiguous(x)?);
+    let plus = plus.map(kit::contiguous).transpose()?;
     let rstd = kit::dense(rstd, compute)?;
     let centered = mean.is_some();
     let mean = match mean {
@@ -412,75 +442,71 @@ fn norm_backward(
         None => Array::zeros([rows], compute),
     };
     let [need_x, need_w, need_b] = needs;
-    with_real!(compute, T => {
-        let (g, x) = (dense_g.as_slice::<T>()?, dense_x.as_slice::<T>()?);
+    let sums = need_w || need_b;
+    // What is summed together depends on the shape alone.
+    let per_block = if sums {
+        rows.div_ceil(BLOCKS).max(16)
+    } else {
+        rows_per_tile(n)
+    };
+    let blocks = if n == 0 { 0 } else { rows.div_ceil(per_block) };
+    // A block's dw, then its db; absent when not needed.
+    let width = n * (usize::from(sums) + usize::from(need_b));
+    let passes = f64::from(u8::from(need_x) + u8::from(sums));
+    let cost = (per_block * n) as f64 * passes * ELEMENT_NS;
+    with_float!(x.dtype(), S, T => {
+        let (gs, xs, w) = (grad.as_slice::<S>()?, x.as_slice::<S>()?, w.as_slice::<T>()?);
         let (means, rstds) = (mean.as_slice::<T>()?, rstd.as_slice::<T>()?);
-        let w = match &dense_w {
-            Some(w) => w.to_vec::<T>()?,
-            None => vec![1.0; n],
-        };
-        let plus = match &dense_plus {
-            Some(plus) => plus.as_slice::<T>()?,
-            None => &[],
-        };
-        let dx = need_x.then(|| {
-            Array::build(dense_x.shape(), |dx: &mut [T]| {
-                if n == 0 {
-                    return;
-                }
-                team::split_mut(dx, rows, n as f64 * ELEMENT_NS, |range, dx| {
-                    let at = range.start * n..range.end * n;
-                    let plus = if plus.is_empty() { plus } else { &plus[at.clone()] };
-                    norm_backward_rows(
-                        &g[at.clone()], &x[at], &means[range.clone()], &rstds[range], &w, plus, dx,
-                        n, centered,
-                    );
-                });
-            })
-        });
-        let (mut dw, mut db) = (None, None);
-        if need_w || need_b {
-            let per_block = rows.div_ceil(BLOCKS).max(16);
-            let blocks = rows.div_ceil(per_block).max(1);
-            // Row `block` of `partial`: dw, then db (absent when not needed).
-            let width = if need_b { 2 * n } else { n };
-            let mut partial = Scratch::<T>::zeroed(blocks * width);
-            let cost = (per_block * n) as f64 * ELEMENT_NS;
-            team::split_mut(&mut partial, blocks, cost, |range, partial| {
-                if n == 0 {
-                    return;
-                }
-                for (block, part) in range.zip(partial.chunks_exact_mut(width)) {
-                    let (dw, db) = part.split_at_mut(n);
-                    let r = block * per_block..((block + 1) * per_block).min(rows);
-                    let at = r.start * n..r.end * n;
-                    norm_weight_rows(
-                        &g[at.clone()], &x[at], &means[r.clone()], &rstds[r], dw, db, n,
-                    );
+        let pluses = plus.as_ref().map(Array::as_slice::<S>).transpose()?;
+        let mut partial = Scratch::<T>::zeroed(blocks.max(1) * width);
+        let dx_shape = if need_x { x.shape().clone() } else { Shape::from(0) };
+        let dx = Array::build(dx_shape, |dx: &mut [S]| {
+            let (dxs, partials) = (Shared::new(dx), Shared::new(&mut partial));
+            team::split(blocks, cost, |range| {
+                let [mut a, mut b, mut room] = rooms::<S, T, 3>(n);
+                for block in range {
+                    // SAFETY: blocks are disjoint.
+                    let part = unsafe { partials.slice(block * width..(block + 1) * width) };
+                    let (dw, db) = part.split_at_mut(n.min(width));
+                    let all = block * per_block..rows.min((block + 1) * per_block);
+                    for (rows, at) in tiles(all, n) {
+                        let (m, r) = (&means[rows.clone()], &rstds[rows]);
+                        let g = widened(&gs[at.clone()], &mut a);
+                        let x = widened(&xs[at.clone()], &mut b);
+                        if sums {
+                            norm_weight_rows(g, x, m, r, dw, db, n);
+                        }
+                        if !need_x {
+                            continue;
+                        }
+                        // SAFETY: tiles are disjoint.
+                        let dx = unsafe { dxs.slice(at.clone()) };
+                        written(dx, &mut room, |dx| {
+                            norm_backward_rows(g, x, m, r, w, dx, n, centered);
+                        });
+                        // 16-bit gradients are rounded before they are added.
+                        if let Some(pluses) = pluses {
+                            let plus = widened(&pluses[at], &mut a);
+                            changed(dx, &mut room, |dx| kit::add_slices(dx, plus));
+                        }
+                    }
                 }
             });
-            let (total, others) = partial.split_at_mut(width);
-            if width > 0 {
-                for part in others.chunks_exact(width) {
-                    kit::add_into(total, part);
-                }
-            }
-            let finish = |part: &[T]| -> Result<Array> {
-                kit::cast(&Array::from_slice(part, &weight_shape)?, weight_dtype)
-            };
-            if need_w {
-                dw = Some(finish(&total[..n])?);
-            }
-            if need_b {
-                db = Some(finish(&total[n..])?);
+        });
+        let (total, others) = partial.split_at_mut(width);
+        if width > 0 {
+            for part in others.chunks_exact(width) {
+                kit::add_slices(total, part);
             }
         }
-        let dx = dx.map(|d| kit::cast(&d, grad.dtype())).transpose()?;
-        let dx = match (dx, later) {
-            (Some(dx), Some(plus)) => Some(add(&dx, plus)?),
-            (dx, _) => dx,
+        let finish = |part: &[T]| -> Result<Array> {
+            kit::cast(&Array::from_slice(part, &weight_shape)?, weight_dtype)
         };
-        Ok((dx, dw, db))
+        Ok((
+            need_x.then_some(dx),
+            need_w.then(|| finish(&total[..n])).transpose()?,
+            need_b.then(|| finish(&total[n..])).transpose()?,
+        ))
     })
 }
 
@@ -508,7 +534,8 @@ pub fn layer_norm(
     bias: Option<&Array>,
     eps: f64,
 ) -> Result<Normalised> {
-    norm_forward("layer_norm", x, groups_of, weight, bias, eps, true)
+    let done = norm_forward("layer_norm", x, None, groups_of, weight, bias, eps, true)?;
+    Ok((done.output, done.mean, done.rstd))
 }
 
 /// Gradients of [`layer_norm`] with respect to input, weight and bias; `needs` says which.
@@ -546,8 +573,8 @@ pub fn layer_norm_backward(
 /// When `n` is no product of trailing dimensions, or the weight has another size.
 #[track_caller]
 pub fn rms_norm(x: &Array, n: usize, weight: Option<&Array>, eps: f64) -> Result<(Array, Array)> {
-    let (y, _, rstd) = norm_forward("rms_norm", x, n, weight, None, eps, false)?;
-    Ok((y, rstd))
+    let done = norm_forward("rms_norm", x, None, n, weight, None, eps, false)?;
+    Ok((done.output, done.rstd))
 }
 
 /// Gradients of [`rms_norm`] with respect to input and weight; `needs` says which.
@@ -576,12 +603,6 @@ pub fn rms_norm_backward(
     Ok((dx, dw))
 }
 
-/// The sum of two arrays of one shape and dtype, rounded to it.
-fn add(x: &Array, y: &Array) -> Result<Array> {
-    let dtype = x.dtype();
-    pointwise::binary(Binary::Add, Compute::of(dtype), x, y, dtype)
-}
-
 /// A sum of two arrays and its norm.
 #[derive(Clone, Debug)]
 pub struct AddNorm {
@@ -596,8 +617,8 @@ pub struct AddNorm {
 }
 
 /// `x + residual` and its norm over the trailing dimensions that hold `n` elements together, in one
-/// pass: [`layer_norm`] of the sum where `centered`, else [`rms_norm`], to the bit. 16-bit sums are
-/// rounded before they are normalised, in a pass of their own.
+/// pass: [`layer_norm`] of the sum where `centered`, else [`rms_norm`], to the bit. What is normalised
+/// is the sum as it is stored, 16-bit sums rounded.
 ///
 /// # Errors
 /// When the operands differ in shape or dtype, and as [`layer_norm`].
@@ -627,54 +648,12 @@ pub fn add_norm(
         let expected = format!("a residual of shape {}", x.shape());
         return Err(Error::shape(OP, expected, residual.shape()));
     }
-    let compute = kit::compute_dtype(OP, x.dtype())?;
-    if compute != x.dtype() {
-        let sum = add(x, residual)?;
-        let (output, mean, rstd) = norm_forward(OP, &sum, n, weight, bias, eps, centered)?;
-        return Ok(AddNorm {
-            sum,
-            output,
-            mean,
-            rstd,
-        });
-    }
-    let rows = row_count(OP, x, n)?;
-    let weight = parameter(OP, "weight", weight, n, compute)?;
-    let bias = parameter(OP, "bias", bias, n, compute)?;
-    let (x, residual) = (kit::contiguous(x)?, kit::contiguous(residual)?);
-    with_real!(compute, T => {
-        let (xs, rs) = (x.as_slice::<T>()?, residual.as_slice::<T>()?);
-        let (w, b) = weight_and_bias::<T>(weight.as_ref(), bias.as_ref(), n)?;
-        let mut mean = Array::zeros([rows], compute);
-        let mut rstd = Array::zeros([rows], compute);
-        let means = Shared::new(mean.make_mut::<T>()?);
-        let rstds = Shared::new(rstd.make_mut::<T>()?);
-        let mut output = None;
-        let sum = Array::build(x.shape(), |sum: &mut [T]| {
-            let sums = Shared::new(sum);
-            output = Some(Array::build(x.shape(), |y: &mut [T]| {
-                if n == 0 {
-                    return;
-                }
-                team::split_mut(y, rows, n as f64 * ELEMENT_NS, |range, y| {
-                    let at = range.start * n..range.end * n;
-                    // SAFETY: ranges of rows are disjoint.
-                    let (s, m, r) = unsafe {
-                        (sums.slice(at.clone()), means.slice(range.clone()), rstds.slice(range))
-                    };
-                    let (x, residual) = (&xs[at.clone()], &rs[at]);
-                    add_norm_rows(x, residual, s, y, n, &w, &b, eps as T, centered, m, r);
-                });
-            }));
-        });
-        let output = output.expect("built with the sum");
-        Ok(AddNorm { sum, output, mean, rstd })
-    })
+    norm_forward(OP, x, Some(residual), n, weight, bias, eps, centered)
 }
 
 /// Gradients of the norm of a sum with respect to the sum (and so to both of its operands), weight
 /// and bias; `needs` says which. `plus`, what flows to the sum from elsewhere, is added to its
-/// gradient. `sum`, `mean` (absent where it was not subtracted) and `rstd` are those of [`add_norm`].
+/// gradient, rounded as one after the other would. `sum`, `mean` (absent where it was not subtracted) and `rstd` are those of [`add_norm`].
 ///
 /// # Errors
 /// When shapes do not fit.
@@ -869,4 +848,112 @@ pub fn batch_norm_backward(
             needs[2].then(|| finish(&sum_g)).transpose()?,
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pointwise::{Binary, Compute, binary};
+    use crate::testing::{array, with_threads};
+
+    /// Numbers of a 16-bit dtype that fill their mantissas.
+    fn numbers(dims: &[usize], dtype: DType, seed: u16) -> Array {
+        let x = array(dims, DType::F64, seed).to_f64_vec();
+        let x: Vec<f64> = x.iter().map(|v| (v * 1.7).sin() * 3.0).collect();
+        Array::from_vec(x, dims).unwrap().cast(dtype)
+    }
+
+    fn rounded_sum(a: &Array, b: &Array) -> Array {
+        binary(Binary::Add, Compute::F32, a, b, a.dtype()).unwrap()
+    }
+
+    /// Everything that the norms of `x` and of x + r, and their gradients, are made of.
+    fn all(x: &Array, r: &Array, g: &Array, n: usize, centered: bool) -> Vec<Array> {
+        let (w, b) = (
+            numbers(&[n], x.dtype(), 4),
+            centered.then(|| numbers(&[n], x.dtype(), 5)),
+        );
+        let plain = norm_forward("norm", x, None, n, Some(&w), b.as_ref(), 1e-5, centered).unwrap();
+        let of_sum = add_norm(x, r, n, Some(&w), b.as_ref(), 1e-5, centered).unwrap();
+        let mut arrays = vec![plain.output, plain.mean, plain.rstd];
+        let mean = centered.then_some(&of_sum.mean);
+        for needs in [[true; 3], [true, false, false], [false, true, false]] {
+            for plus in [None, Some(r)] {
+                let (dx, dw, db) =
+                    add_norm_backward(g, &of_sum.sum, mean, &of_sum.rstd, Some(&w), plus, needs)
+                        .unwrap();
+                arrays.extend([dx, dw, db].into_iter().flatten());
+            }
+        }
+        arrays.extend([of_sum.sum, of_sum.output, of_sum.mean, of_sum.rstd]);
+        arrays
+    }
+
+    /// As [`all`], by way of arrays in f32 and with every step rounded by a cast.
+    fn all_by_casts(x: &Array, r: &Array, g: &Array, n: usize, centered: bool) -> Vec<Array> {
+        let dtype = x.dtype();
+        let wide = |x: &Array| kit::cast(x, DType::F32).unwrap();
+        let narrow = |x: &Array| kit::cast(x, dtype).unwrap();
+        let (w, b) = (
+            wide(&numbers(&[n], dtype, 4)),
+            centered.then(|| wide(&numbers(&[n], dtype, 5))),
+        );
+        let norm = |x: &Array| {
+            let x = wide(x);
+            norm_forward("norm", &x, None, n, Some(&w), b.as_ref(), 1e-5, centered).unwrap()
+        };
+        let plain = norm(x);
+        let mut arrays = vec![narrow(&plain.output), plain.mean, plain.rstd];
+        let sum = rounded_sum(x, r);
+        let of_sum = norm(&sum);
+        let mean = centered.then_some(&of_sum.mean);
+        for needs in [[true; 3], [true, false, false], [false, true, false]] {
+            for plus in [None, Some(r)] {
+                let (dx, dw, db) = norm_backward(
+                    "norm",
+                    &wide(g),
+                    &wide(&sum),
+                    mean,
+                    &of_sum.rstd,
+                    Some(&w),
+                    None,
+                    needs,
+                )
+                .unwrap();
+                let [dx, dw, db] = [dx, dw, db].map(|d| d.map(|d| narrow(&d)));
+                let dx = dx.map(|dx| plus.map_or(dx.clone(), |plus| rounded_sum(&dx, plus)));
+                arrays.extend([dx, dw, db].into_iter().flatten());
+            }
+        }
+        arrays.extend([sum, narrow(&of_sum.output), of_sum.mean, of_sum.rstd]);
+        arrays
+    }
+
+    #[test]
+    fn bits_of_16_bit_norms_are_those_of_casts_around_f32() {
+        for dtype in [DType::BF16, DType::F16] {
+            for (rows, n) in [
+                (1, 1),
+                (2100, 1),
+                (150, 31),
+                (67, 576),
+                (40, 1000),
+                (3, 2500),
+            ] {
+                for centered in [true, false] {
+                    let [x, r, g] = [1, 2, 3].map(|seed| numbers(&[rows, n], dtype, seed));
+                    let want = all_by_casts(&x, &r, &g, n, centered);
+                    for threads in [1, 2, 5] {
+                        let found = with_threads(threads, || all(&x, &r, &g, n, centered));
+                        assert_eq!(found.len(), want.len());
+                        for (i, (found, want)) in found.iter().zip(&want).enumerate() {
+                            let what = format!("{dtype} {rows} {n} {centered} {threads} array {i}");
+                            assert_eq!(found.dtype(), want.dtype(), "{what}");
+                            assert!(found.as_bytes() == want.as_bytes(), "{what}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

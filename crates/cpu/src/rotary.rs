@@ -4,11 +4,11 @@
 //! (2i, 2i + 1) when interleaved. The inverse turns back (sin → -sin), which is also the gradient.
 //! (Su, Lu, Pan, Murtadha, Wen, Liu, "RoFormer", 2021.)
 
-use entrenar_base::{Array, Error, Result, dispatch};
+use entrenar_base::{Array, Error, Result};
 
 use crate::alloc::Scratch;
-use crate::cast::{convert, same, same_mut};
-use crate::kit::{self, Real, multiversion, with_real};
+use crate::cast::{widened, written};
+use crate::kit::{self, Real, multiversion, with_float};
 use crate::team;
 
 /// Estimated nanoseconds per element.
@@ -91,7 +91,7 @@ pub fn rotary(
     } else {
         kit::contiguous(x)?
     };
-    dispatch!(x.dtype(), S => with_real!(compute, T => {
+    with_float!(x.dtype(), S, T => {
         let (cos, sin) = (cos.as_slice::<T>()?, sin.as_slice::<T>()?);
         let sign: T = if inverse { -1.0 } else { 1.0 };
         let view = source.view::<S>()?;
@@ -115,16 +115,11 @@ pub fn rotary(
                     let (cos, sin) = (&cos[position.clone()], &sin[position]);
                     let x = &data[at as usize..at as usize + width];
                     let y = &mut y[i * width..(i + 1) * width];
-                    match (same::<S, T>(x), same_mut::<S, T>(y)) {
-                        (Some(x), Some(y)) => turn(x, y, cos, sin, interleaved, sign),
-                        _ => {
-                            convert(x, wide);
-                            turn(wide, turned, cos, sin, interleaved, sign);
-                            convert(turned, y);
-                        }
-                    }
+                    written(y, turned, |y| {
+                        turn(widened(x, wide), y, cos, sin, interleaved, sign);
+                    });
                 }
             });
         }))
-    }))
+    })
 }

@@ -304,7 +304,7 @@ impl Expand for Backward {
 impl Tensor {
     /// `(layer_norm(self + residual), self + residual)` in one pass over memory, forward and
     /// backward; see [`Tensor::layer_norm`]. Operands broadcast and promote as in a sum. Sums in 16
-    /// bits are rounded first, in a pass of their own.
+    /// bits are rounded before they are normalised.
     ///
     /// # Errors
     /// When shapes do not broadcast, and as [`Tensor::layer_norm`].
@@ -339,7 +339,7 @@ impl Tensor {
 
     /// `(rms_norm(self + residual), self + residual)` in one pass over memory, forward and
     /// backward; see [`Tensor::rms_norm`]. Operands broadcast and promote as in a sum. Sums in 16
-    /// bits are rounded first, in a pass of their own.
+    /// bits are rounded before they are normalised.
     ///
     /// # Errors
     /// When shapes do not broadcast, and as [`Tensor::rms_norm`].
