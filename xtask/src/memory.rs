@@ -8,7 +8,8 @@
 //!
 //! Both set `--cfg memory_check`, under which arrays come from the system allocator, each exactly
 //! as long as asked for: the cache's blocks have room at their end where an overrun goes unseen.
-//! The tests of the cache itself are left out for that reason.
+//! The tests of the cache itself are left out for that reason. Neither sees what assembly reads and
+//! writes: the kernels of tile registers are checked by their results alone.
 
 use std::path::PathBuf;
 use std::process::Command;

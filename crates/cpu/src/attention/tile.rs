@@ -3,8 +3,8 @@
 //! The right operand consists of slivers of `nr` columns, packed or where they lie; the left one is
 //! read where it lies, by rows or by columns, because the scores that a row pass leaves behind are
 //! the next product's left operand. Everything is padded to multiples of [`Precision::ROWS`] and [`COLUMNS`], so there are no
-//! edge tiles. Sums run over the inner dimension in ascending order with fused multiply-adds:
-//! their bits do not depend on where blocks of rows or columns were cut.
+//! edge tiles. Sums run over the inner dimension in ascending order with fused multiply-adds (on tile
+//! registers in theirs): their bits do not depend on where blocks of rows or columns were cut.
 //!
 //! A [`Precision`] says what operands are made of: plain numbers, or pairs of bf16 neighbours along
 //! the inner dimension that are multiplied two at a time and summed in f32.

@@ -186,7 +186,8 @@ pub(crate) use with_engine;
 /// Tiles where there are any (Intel since 2023). `Dot` only where that is faster than widening to
 /// f32: on AMD (Zen 4 and later: one 512-bit dot product per 512 bits of f32 multiply-add, hence twice
 /// the rate); Intel's cores issue one per two cycles, half the rate of f32.
-/// `ENTRENAR_BF16=tiles|dot|fma` decides otherwise, for tests; strict numbers use neither. Constant
+/// `ENTRENAR_BF16=tiles|dot|fma` decides otherwise, for tests, where the processor has them; strict
+/// numbers use neither. Constant
 /// over the life of a process and equal on equal machines, so that results repeat.
 #[inline(always)]
 pub(crate) fn way(round: bool) -> Way {

@@ -8,21 +8,20 @@
 //! [`Engine`] and the instruction set, and on nothing else: not on the operands' layouts, not on
 //! where a panel was cut, not on what was packed. Every path sums the inner dimension in blocks of
 //! [`KC`], each block from zero in ascending order, multiplies the block by alpha and adds the
-//! blocks in order, to the old value if there is one.
+//! blocks in order, to the old value if there is one. `Tiles` does so with stretches of [`STRETCH`].
 //!
 //! * [`Single`] (f32), `Double` (f64): one fused multiply-add per element and step. Without such an
 //!   instruction (x86-64 before AVX2) product and sum round separately, unless numbers are strict;
 //!   products of bf16 values are exact in f32, so those agree at every level either way.
 //! * `Dot` (AVX-512 BF16): see there. It rounds like two fused multiply-adds per pair, in another
 //!   order than [`Single`], and knows no subnormal numbers.
-//!
 //! * `Tiles` (Intel's AMX): see there. As `Dot`, in yet another order.
-//!
 //! * `Words` and `Quads` (i8): sums in i32, exact modulo 2³² in any order, so that they agree with
 //!   each other whatever [`Engine::BLOCK`] is.
 //!
-//! Files: `tile` kernels, `amx` those on tile registers with `pack_tiles`, `engine` and `bytes` what they multiply, `pack` and `pack512` packing, `panel` the
-//! loops of one thread, `drive` the cut among threads, `epilogue` what follows a product.
+//! Files: `tile` kernels, `amx` those on tile registers, `engine` and `bytes` what they multiply,
+//! `pack`, `pack512` and `pack_tiles` packing, `panel` the loops of one thread, `drive` the cut among
+//! threads, `epilogue` what follows a product.
 //! Neighbours: [`crate::matmul`] and [`crate::product`] are the entry points; `conv` and others
 //! call [`gemm`] through [`crate::kit`].
 

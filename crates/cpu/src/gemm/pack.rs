@@ -147,7 +147,7 @@ unsafe fn any<R: Read>(b: &Block<R::P>) {
     each::<R>(b);
 }
 
-/// Two steps of a major, rounded to bf16; those that do not exist are zeros.
+/// Two steps of a major, rounded to bf16; those that do not exist are zeros, and so are subnormals.
 ///
 /// # Safety
 /// The major exists.
@@ -157,7 +157,14 @@ pub(super) unsafe fn pair_at<R: Read<P = f32>>(b: &Block<i32>, major: usize, ste
     for (s, bits) in bits.iter_mut().enumerate() {
         if step + s < b.depth {
             // SAFETY: the element exists.
-            *bits = round_bf16(unsafe { R::read(b.at(major, step + s)) }).to_bits();
+            let x = unsafe { R::read(b.at(major, step + s)) };
+            // As the instruction that rounds does, which takes subnormal numbers for zeros.
+            let x = if x.is_subnormal() {
+                0.0_f32.copysign(x)
+            } else {
+                x
+            };
+            *bits = round_bf16(x).to_bits();
         }
     }
     (u32::from(bits[1]) << 16 | u32::from(bits[0])).cast_signed()

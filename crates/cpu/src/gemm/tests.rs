@@ -147,6 +147,104 @@ fn check<E: Engine, A: Element, B: Element>(
     }
 }
 
+/// What follows a product sees the sums that a bare product gives, old values included.
+fn check_finish<E: Engine<S = f32>>((m, n, k): (usize, usize, usize), accumulate: bool) {
+    let a = as_type::<bf16>(&numbers(m * k, 1));
+    let b = as_type::<bf16>(&numbers(k * n, 2));
+    let (a, b) = (source(&a, Kind::Bf16, k, 1), source(&b, Kind::Bf16, n, 1));
+    let old = 3.0;
+    let sizes = (m, n, k);
+    let bare = run::<E>(
+        sizes,
+        a,
+        Right::Strided(b),
+        0.5,
+        accumulate.then_some(old),
+        0,
+    );
+    let mut c = vec![bf16::from_f32(old); m * n];
+    let finish = Epilogue {
+        width: n,
+        bias: None,
+        activation: crate::product::Activation::None,
+        residual: None,
+        preactivation: None,
+        output: Rows {
+            data: c.as_mut_ptr().cast(),
+            kind: Kind::Bf16,
+        },
+    };
+    let problem = Problem::<E> {
+        k,
+        alpha: 0.5,
+        a,
+        b: Right::Strided(b),
+        round: true,
+        out: Out {
+            c: std::ptr::null_mut(),
+            width: 0,
+            accumulate,
+            finish: Some(&finish),
+            first_row: 0,
+        },
+    };
+    // SAFETY: all three matrices lie inside their vectors.
+    unsafe { panel::run(&problem, 0..m, 0..n) };
+    let want: Vec<bf16> = bare.into_iter().map(crate::cast::round_bf16).collect();
+    assert!(c == want, "{sizes:?}: finished, accumulate {accumulate}");
+}
+
+#[test]
+fn what_follows_sees_the_sums_of_bare_products() {
+    for sizes in [
+        (33, 40, 1100),
+        (60, 40, 8200),
+        (7, 9, 4097),
+        (300, 33, 513),
+        (5, 3, 0),
+    ] {
+        for accumulate in [false, true] {
+            check_finish::<Single>(sizes, accumulate);
+            #[cfg(target_arch = "x86_64")]
+            if engine::can_dot() && crate::simd::level() == crate::simd::Level::Avx512 {
+                check_finish::<Dot>(sizes, accumulate);
+            }
+            #[cfg(target_arch = "x86_64")]
+            if crate::simd::amx::available() && crate::simd::level() == crate::simd::Level::Avx512 {
+                check_finish::<Tiles>(sizes, accumulate);
+            }
+        }
+    }
+}
+
+/// Subnormal numbers are zeros in every layout, or in none.
+#[test]
+fn the_layout_of_subnormals_changes_no_bit() {
+    let edge = f32::from_bits(0x007f_ffff);
+    let a = vec![edge, -edge, 1.0, edge, 2.0, -edge, 3.0, edge];
+    let spread: Vec<f32> = a.iter().flat_map(|&x| [x, 9.0]).collect();
+    let b = vec![1.0f32; 4];
+    let check = |run: &dyn Fn(Source, Source) -> Vec<f32>| {
+        let right = source(&b, Kind::F32, 1, 1);
+        let direct = run(source(&a, Kind::F32, 4, 1), right);
+        assert_eq!(direct, run(source(&spread, Kind::F32, 8, 2), right));
+        assert_eq!(
+            direct,
+            run(source(&turned(&a, 2, 4), Kind::F32, 1, 2), right)
+        );
+    };
+    let sizes = (2, 1, 4);
+    check(&|a, b| run::<Single>(sizes, a, Right::Strided(b), 1.0, None, 0));
+    #[cfg(target_arch = "x86_64")]
+    if engine::can_dot() && crate::simd::level() == crate::simd::Level::Avx512 {
+        check(&|a, b| run::<Dot>(sizes, a, Right::Strided(b), 1.0, None, 0));
+    }
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::amx::available() && crate::simd::level() == crate::simd::Level::Avx512 {
+        check(&|a, b| run::<Tiles>(sizes, a, Right::Strided(b), 1.0, None, 0));
+    }
+}
+
 fn check_all(sizes: (usize, usize, usize)) {
     use Kind::{Bf16, F16, F32, F64};
     const SINGLE: f64 = f32::EPSILON as f64;

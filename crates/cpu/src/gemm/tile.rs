@@ -12,8 +12,9 @@ use std::marker::PhantomData;
 use super::engine::GemmFloat;
 use crate::simd::{Level, fused, level};
 
-/// One call of a kernel: `to = from + alpha · a·b` over `depth` steps, each sum from zero in
-/// ascending order; `from` may be null for `to = alpha · a·b`.
+/// One call of a kernel: `to = from + alpha · (carry + a·b)` over `depth` steps, each sum in ascending
+/// order from `carry`, which is zero but for engines that carry sums; `from` may be null for zeros.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) struct Call<P, S> {
     /// Steps: units of `P`, each of which may hold several elements of the inner dimension.
     pub depth: usize,
@@ -46,8 +47,8 @@ pub(crate) struct Call<P, S> {
 }
 
 /// # Safety
-/// All elements that the call describes are readable (`a`, `b`, `from`) or exclusively ours (`to`;
-/// `from` may be the same place), on a processor that has the kernel's instructions.
+/// All elements that the call describes are readable (`a`, `b`, `from`, `carry`) or exclusively ours
+/// (`to`, a whole tile where `roomy`; `from` and `carry` may be the same place), on a processor that has the kernel's instructions.
 pub(crate) type Kernel<P, S> = unsafe fn(call: &Call<P, S>);
 
 /// Kernels by (rows - 1, vectors - 1, a is packed).

@@ -98,12 +98,13 @@ pub(crate) struct Work {
     pub steps: usize,
 }
 
-/// A kernel. Registers: `x` and `y` address the second tile of rows where there is one, and sums.
+/// A kernel. Registers: `a1` addresses the second tile of rows; `x` and `y` address sums before and
+/// after the loop, and in it the memory to ask for.
 ///
 /// Sums are `$zero`ed or `$carry` what there is. `$first` loads what a step begins with; `$early`
 /// multiplies it, and `$late` loads what the next one begins with once `a`, `a1` and `b` have moved:
-/// a load waits for the last product that reads the register, so products stand between. `$last` only multiplies; `$store`
-/// writes the sums.
+/// a load waits for the last product that reads the register, so products stand between. `$last` only
+/// multiplies; `$store` writes the sums.
 macro_rules! tiles {
     ($work:ident, zero [$($zero:literal)*] carry [$($carry:literal)*] first [$($first:literal)*]
      early [$($early:literal)*] late [$($late:literal)*] last [$($last:literal)*]

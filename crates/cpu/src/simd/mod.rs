@@ -88,9 +88,10 @@ pub fn strict() -> bool {
     STRICT.load(Ordering::Relaxed)
 }
 
-/// Makes every level compute the same bits, for the whole process. This costs nothing on processors
-/// with fused multiply-add (x86-64 since 2013, every aarch64). Others call a function for each of
-/// them, which makes matrix products many times slower.
+/// Makes every level compute the same bits, for the whole process. In f32 this costs nothing on
+/// processors with fused multiply-add (x86-64 since 2013, every aarch64). Others call a function for
+/// each of them, which makes matrix products many times slower. Products of bf16 take the time of f32
+/// ones, several times longer where the processor has instructions for them.
 ///
 /// ```
 /// use entrenar_cpu::simd::{set_strict, strict};

@@ -174,6 +174,7 @@ fn products_have_the_bits_of_products_with_the_whole_matrix() {
         (130, 1030, 65, 64),
         (3, 1, 999, 64),
         (2, 777, 1, 32),
+        (3, 40, 4200, 64),
     ]
     .into_iter()
     .enumerate()
