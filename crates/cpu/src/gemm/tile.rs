@@ -14,7 +14,6 @@ use crate::simd::{Level, fused, level};
 
 /// One call of a kernel: `to = from + alpha · (carry + a·b)` over `depth` steps, each sum in ascending
 /// order from `carry`, which is zero but for engines that carry sums; `from` may be null for zeros.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) struct Call<P, S> {
     /// Steps: units of `P`, each of which may hold several elements of the inner dimension.
     pub depth: usize,
