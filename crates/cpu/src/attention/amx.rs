@@ -7,7 +7,6 @@
 #![allow(clippy::too_many_arguments, reason = "kernels take slices and sizes")]
 
 use std::arch::x86_64::*;
-use std::mem::transmute;
 
 use entrenar_base::bf16;
 
@@ -110,8 +109,6 @@ impl Pack for Tiles {
         room: &'a mut [i32],
     ) -> Left<'a, i32> {
         let steps = scores.len() / width / 2;
-        assert!(steps.is_multiple_of(SIDE) && columns.is_multiple_of(SIDE) && columns <= width);
-        assert!(room.len() >= columns * steps);
         // SAFETY: a processor with tiles has AVX-512 BF16.
         unsafe { turn_pairs(scores, width, columns, steps, room) };
         Left {
@@ -125,35 +122,21 @@ impl Pack for Tiles {
 /// Neighbours of `2 · steps` rows of scores, rounded to bf16, as rows of pairs for each of `columns`.
 ///
 /// # Panics
-/// When a slice is too short.
+/// When a slice is too short, or a size no multiple of 16.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn turn_pairs(scores: &[f32], width: usize, columns: usize, steps: usize, room: &mut [i32]) {
-    // Word 2 i is word i of the lower half, word 2 i + 1 word i of the upper one.
-    const ORDER: [u16; 32] = {
-        let mut order = [0; 32];
-        let mut w = 0;
-        while w < 32 {
-            order[w] = (w / 2 + 16 * (w % 2)) as u16;
-            w += 1;
-        }
-        order
-    };
-    assert!(columns <= width && scores.len() >= 2 * steps * width);
+    assert!(steps.is_multiple_of(SIDE) && columns.is_multiple_of(SIDE) && columns <= width);
+    assert!(scores.len() >= 2 * steps * width);
     assert!(room.len() >= columns * steps);
     let mut pairs = [0i32; SIDE * SIDE];
     for block in (0..steps).step_by(SIDE) {
         for first in (0..columns).step_by(SIDE) {
             // SAFETY: two rows of 16 scores are read for each of 16 pairs; 16 rows of 16 pairs become
-            // 16 rows of `room`, `steps` apart: all inside by the assertions, sizes being multiples
-            // of 16. The casts between registers of one size change no bit.
+            // 16 rows of `room`, `steps` apart: all inside by the assertions.
             unsafe {
-                let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
                 for p in 0..SIDE {
                     let row = scores.as_ptr().add(2 * (block + p) * width + first);
-                    let both =
-                        _mm512_cvtne2ps_pbh(_mm512_loadu_ps(row.add(width)), _mm512_loadu_ps(row));
-                    let both = transmute::<__m512bh, __m512i>(both);
-                    let x = _mm512_permutexvar_epi16(order, both);
+                    let x = turn::pairs(_mm512_loadu_ps(row), _mm512_loadu_ps(row.add(width)));
                     _mm512_storeu_si512(pairs.as_mut_ptr().add(p * SIDE).cast(), x);
                 }
                 let to = room.as_mut_ptr().add(first * steps + block);

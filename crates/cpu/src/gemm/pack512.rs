@@ -471,22 +471,8 @@ unsafe fn turn_dot<R: Run>(b: &Block<R::P>) {
 /// Elements of the masks are readable; the caller is compiled for AVX-512 BF16.
 #[inline(always)]
 pub(super) unsafe fn pairs<L: Load>(first: (*const u8, u16), second: (*const u8, u16)) -> __m512i {
-    // Word 2 i is word i of the lower half, word 2 i + 1 word i of the upper one.
-    const ORDER: [u16; 32] = {
-        let mut order = [0; 32];
-        let mut w = 0;
-        while w < 32 {
-            order[w] = (w / 2 + 16 * (w % 2)) as u16;
-            w += 1;
-        }
-        order
-    };
     // SAFETY: the caller's promise.
-    unsafe {
-        let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
-        let both = narrow(L::load(first.0, first.1), L::load(second.0, second.1));
-        _mm512_permutexvar_epi16(order, both)
-    }
+    unsafe { crate::simd::turn::pairs(L::load(first.0, first.1), L::load(second.0, second.1)) }
 }
 
 /// Majors that lie side by side, two steps made one unit.

@@ -231,7 +231,7 @@ impl Plan {
         // Blocks of equal height: the last would otherwise be a thin one.
         let mut block = m.div_ceil(m.div_ceil(block_rows::<E>(p.k)));
         if E::ROWS > 1 {
-            block = block.next_multiple_of(E::kernels().rows());
+            block = block.next_multiple_of(kernels.rows());
         }
         let right_in_place = match p.b {
             Right::Packed { .. } => true,
@@ -259,7 +259,7 @@ impl Plan {
             left: if left_in_place {
                 0
             } else {
-                block.next_multiple_of(E::ROWS) * units::<E>(depth) + SLACK
+                block * units::<E>(depth) + SLACK
             },
             right: match p.b {
                 Right::Packed { .. } => 0,
@@ -268,12 +268,12 @@ impl Plan {
             strip: if depth > E::BLOCK || p.out.finish.is_some() {
                 // Old values have a tile of their own where sums are carried.
                 let tiles = usize::from(E::CARRIES) * kernels.rows();
-                (block.next_multiple_of(E::ROWS) + tiles) * nr
+                (block + tiles) * nr
             } else {
                 0
             },
             carry: if carried { m * chunk.min(n) } else { 0 },
-            old: block.next_multiple_of(E::ROWS) * nr,
+            old: block * nr,
         }
     }
 }
@@ -605,10 +605,11 @@ impl<E: Engine> Work<'_, E> {
         };
         let last = end >= self.depth;
         let nothing = (std::ptr::null(), 0);
-        let (carry, old) = match (E::CARRIES, kc > 0) {
-            (true, true) => (slot.cast_const(), self.strip.wrapping_add(self.plan.old)),
-            (true, false) => (nothing.0, self.strip.wrapping_add(self.plan.old)),
-            _ => (nothing.0, slot),
+        let (carry, old) = if E::CARRIES {
+            let carry = if kc > 0 { slot } else { std::ptr::null_mut() };
+            (carry.cast_const(), self.strip.wrapping_add(self.plan.old))
+        } else {
+            (std::ptr::null(), slot)
         };
         let (from, from_width) = if !E::CARRIES && kc > 0 {
             (slot.cast_const(), nr)

@@ -234,25 +234,17 @@ impl Job<'_> {
             preactivation: None,
             output: to,
         };
-        with_engine!(way(self.round), E => {
-            let problem = Problem::<E> {
-                k: self.k,
-                alpha: 1.0,
-                a: x,
-                b: Right::Strided(b),
-                round: self.round,
-                out: Out {
-                    c: std::ptr::null_mut(),
-                    width: 0,
-                    accumulate: false,
-                    finish: Some(&finish),
-                    first_row: 0,
-                },
-            };
-            // SAFETY: the rows of x exist, the piece holds all of its columns; the output is the
-            // caller's promise.
-            unsafe { run_panel(&problem, rows.clone(), 0..columns.len()) };
-        });
+        let out = Out {
+            c: std::ptr::null_mut(),
+            width: 0,
+            accumulate: false,
+            finish: Some(&finish),
+            first_row: rows.start,
+        };
+        let (a, sizes) = (x.from(rows.start, 0), (rows.len(), columns.len(), self.k));
+        // SAFETY: the rows of x exist and the piece holds all of its columns; the output is the
+        // caller's promise.
+        with_engine!(way(self.round), E => unsafe { self.multiply::<E>(sizes, a, b, out) });
     }
 
     /// One part of the output, in pieces.
@@ -273,17 +265,27 @@ impl Job<'_> {
             let b = self.piece(columns, steps.clone(), &mut piece);
             let a = x.from(rows.start, first);
             let sizes = (rows.len(), columns.len(), steps.len());
-            with_engine!(way(self.round), E => self.multiply::<E>(sizes, a, b, first > 0, sums));
+            let out = Out {
+                c: sums.as_mut_ptr(),
+                width: columns.len(),
+                accumulate: first > 0,
+                finish: None,
+                first_row: 0,
+            };
+            // SAFETY: the rows and steps of x exist, the piece holds all of its columns, and `sums`
+            // has the size of the part.
+            with_engine!(way(self.round), E => unsafe { self.multiply::<E>(sizes, a, b, out) });
         }
     }
 
-    fn multiply<E: Engine<S = f32>>(
+    /// # Safety
+    /// `a` and `b` have these sizes, and so has `out`, which is exclusively ours.
+    unsafe fn multiply<E: Engine<S = f32>>(
         &self,
         (m, n, k): (usize, usize, usize),
         a: Source,
         b: Source,
-        accumulate: bool,
-        sums: &mut Scratch<f32>,
+        out: Out<'_, f32>,
     ) {
         let problem = Problem::<E> {
             k,
@@ -291,16 +293,9 @@ impl Job<'_> {
             a,
             b: Right::Strided(b),
             round: self.round,
-            out: Out {
-                c: sums.as_mut_ptr(),
-                width: n,
-                accumulate,
-                finish: None,
-                first_row: 0,
-            },
+            out,
         };
-        // SAFETY: the rows and steps of x exist, the piece holds all of its columns, and `sums` has
-        // the size of the part.
+        // SAFETY: the caller's promise.
         unsafe { run_panel(&problem, 0..m, 0..n) };
     }
 

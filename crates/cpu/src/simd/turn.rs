@@ -1,6 +1,32 @@
 //! Transposes of small squares of 32-bit words in registers.
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
+
+/// Rounds 2 × 16 values to bf16, the first of both side by side, then the second, and so on. Subnormal
+/// values become zeros.
+///
+/// # Safety
+/// The caller is compiled for AVX-512 BW and BF16.
+#[inline(always)]
+pub(crate) unsafe fn pairs(first: __m512, second: __m512) -> __m512i {
+    // Word 2 i is word i of the lower half, word 2 i + 1 word i of the upper one.
+    const ORDER: [u16; 32] = {
+        let mut order = [0; 32];
+        let mut w = 0;
+        while w < 32 {
+            order[w] = (w / 2 + 16 * (w % 2)) as u16;
+            w += 1;
+        }
+        order
+    };
+    // SAFETY: the caller's promise; the cast between registers of one size changes no bit.
+    unsafe {
+        let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
+        let both = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
+        _mm512_permutexvar_epi16(order, both)
+    }
+}
 
 /// Writes 16 rows of 16 words, `row` apart, as 16 columns of rows `nr` apart; `PAST` the caches where
 /// the result is too large to be found there again (then [`fence`] before another thread reads it).
