@@ -20,7 +20,7 @@
 //!   each other whatever [`Engine::BLOCK`] is.
 //!
 //! Files: `tile` kernels, `amx` those on tile registers, `engine` and `bytes` what they multiply,
-//! `pack`, `pack512` and `pack_tiles` packing, `panel` the loops of one thread, `drive` the cut among
+//! `pack`, `pack256`, `pack512` and `pack_tiles` packing, `panel` the loops of one thread, `drive` the cut among
 //! threads, `epilogue` what follows a product.
 //! Neighbours: [`crate::matmul`] and [`crate::product`] are the entry points; `conv` and others
 //! call [`gemm`] through [`crate::kit`].
@@ -33,6 +33,8 @@ mod drive;
 mod engine;
 mod epilogue;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pack256;
 #[cfg(target_arch = "x86_64")]
 mod pack512;
 #[cfg(target_arch = "x86_64")]

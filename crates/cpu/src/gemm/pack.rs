@@ -4,15 +4,17 @@
 //! the inner dimension: for each unit of steps, `height` values side by side. Values are converted
 //! on the way, so a product of mixed dtypes needs no pass of its own.
 //!
-//! Here: the functions that run everywhere, and the choice among them and `super::pack512`.
+//! Here: the functions that run everywhere, and the choice among them, `super::pack256` and `super::pack512`.
 
 use entrenar_base::{bf16, f16};
 
 use super::Kind;
 #[cfg(target_arch = "x86_64")]
-use super::pack512;
+use super::{pack256, pack512};
 use crate::cast::round_bf16;
-use crate::simd::{Level, level, multiversion};
+use crate::simd::multiversion;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Level, level};
 
 /// Values that a packing function may write past the end of its sliver.
 pub(super) const SLACK: usize = 16;
@@ -192,12 +194,22 @@ unsafe fn any_pairs<R: Read<P = f32>>(b: &Block<i32>) {
 /// The packing function of f32 slivers; strides in elements.
 pub(super) fn to_f32(kind: Kind, major: isize, step: isize, round: bool) -> Packer<f32> {
     #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx512
-        && let Some(fast) = pack512::to_f32(kind, major, step, round)
     {
-        return fast;
+        let fast = match level() {
+            Level::Avx512 => pack512::to_f32,
+            Level::Avx2 => pack256::to_f32,
+            Level::Baseline => |_, _, _, _| None,
+        };
+        if let Some(fast) = fast(kind, major, step, round) {
+            return fast;
+        }
     }
-    let _ = (major, step, Level::Avx512, level as fn() -> Level);
+    let _ = (major, step);
+    plain_f32(kind, round)
+}
+
+/// The packing function of f32 slivers for any strides.
+pub(super) fn plain_f32(kind: Kind, round: bool) -> Packer<f32> {
     match (kind, round) {
         (Kind::F32, false) => any::<F32>,
         (Kind::F32, true) => any::<F32Rounded>,

@@ -304,6 +304,8 @@ pub(crate) unsafe fn run<E: Engine>(p: &Problem<'_, E>, rows: Range<usize>, colu
         first_row: rows.start,
         rows: 0..0,
         tiles: 0,
+        high: 0,
+        higher: 0,
         chunk: 0..0,
         inner: 0,
         depth: 0,
@@ -317,7 +319,9 @@ pub(crate) unsafe fn run<E: Engine>(p: &Problem<'_, E>, rows: Range<usize>, colu
             work.depth = (p.k - inner).min(STRETCH);
             for row in rows.clone().step_by(plan.block) {
                 work.rows = row..rows.end.min(row + plan.block);
+                let units = work.rows.len().div_ceil(E::ROWS);
                 work.tiles = work.rows.len().div_ceil(E::kernels().rows());
+                (work.high, work.higher) = (units / work.tiles, units % work.tiles);
                 let after = rows.end.min(row + 2 * plan.block) - work.rows.end;
                 // SAFETY: the caller's promise; scratch memory has the sizes of the plan.
                 unsafe { work.block(after) };
@@ -339,6 +343,9 @@ struct Work<'a, E: Engine> {
     /// The block's rows and the tiles that cover them as evenly as possible.
     rows: Range<usize>,
     tiles: usize,
+    /// Rows of a tile in units of [`Engine::ROWS`], and how many tiles have one more.
+    high: usize,
+    higher: usize,
     /// Columns whose slivers are kept together.
     chunk: Range<usize>,
     /// The stretch of the inner dimension.
@@ -365,9 +372,8 @@ impl<E: Engine> Work<'_, E> {
     }
 
     fn height(&self, tile: usize) -> usize {
-        let rows = self.rows.len().div_ceil(E::ROWS);
-        let first = tile * (rows / self.tiles) + tile.min(rows % self.tiles);
-        let high = rows / self.tiles + usize::from(tile < rows % self.tiles);
+        let first = tile * self.high + tile.min(self.higher);
+        let high = self.high + usize::from(tile < self.higher);
         (high * E::ROWS).min(self.rows.len() - first * E::ROWS)
     }
 

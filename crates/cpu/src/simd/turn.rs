@@ -80,18 +80,14 @@ pub(crate) unsafe fn sixteen<const PAST: bool>(
     }
 }
 
-/// Writes 8 rows of 8 words, `row` apart, as 8 columns of rows `nr` apart.
+/// Rows and columns of 8 × 8 words exchanged.
 ///
 /// # Safety
-/// All of them lie inside valid memory; the processor has AVX2.
-#[target_feature(enable = "avx2")]
-pub(crate) unsafe fn eight(from: *const i32, row: usize, to: *mut i32, nr: usize) {
+/// The caller is compiled for AVX2.
+#[inline(always)]
+pub(crate) unsafe fn exchanged(mut r: [__m256i; 8]) -> [__m256i; 8] {
     // SAFETY: by the caller's promise.
     unsafe {
-        let mut r = [_mm256_setzero_si256(); 8];
-        for (i, r) in r.iter_mut().enumerate() {
-            *r = _mm256_loadu_si256(from.add(i * row).cast());
-        }
         // Pairs of rows, then fours, within each half of the registers.
         let mut s = r;
         for i in (0..8).step_by(2) {
@@ -106,10 +102,27 @@ pub(crate) unsafe fn eight(from: *const i32, row: usize, to: *mut i32, nr: usize
         }
         // r[4 g + c] holds, in half h, column 4 h + c of rows 4 g ..: exchange halves.
         for c in 0..4 {
-            let low = _mm256_permute2x128_si256::<0x20>(r[c], r[4 + c]);
-            let high = _mm256_permute2x128_si256::<0x31>(r[c], r[4 + c]);
-            _mm256_storeu_si256(to.add(c * nr).cast(), low);
-            _mm256_storeu_si256(to.add((4 + c) * nr).cast(), high);
+            s[c] = _mm256_permute2x128_si256::<0x20>(r[c], r[4 + c]);
+            s[4 + c] = _mm256_permute2x128_si256::<0x31>(r[c], r[4 + c]);
+        }
+        s
+    }
+}
+
+/// Writes 8 rows of 8 words, `row` apart, as 8 columns of rows `nr` apart.
+///
+/// # Safety
+/// All of them lie inside valid memory; the processor has AVX2.
+#[target_feature(enable = "avx2")]
+pub(crate) unsafe fn eight(from: *const i32, row: usize, to: *mut i32, nr: usize) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let mut r = [_mm256_setzero_si256(); 8];
+        for (i, r) in r.iter_mut().enumerate() {
+            *r = _mm256_loadu_si256(from.add(i * row).cast());
+        }
+        for (c, &column) in exchanged(r).iter().enumerate() {
+            _mm256_storeu_si256(to.add(c * nr).cast(), column);
         }
     }
 }
