@@ -440,7 +440,11 @@ impl Array {
     /// When `T` is not this array's dtype.
     #[track_caller]
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        Ok(self.view::<T>()?.iter().collect())
+        let view = self.view::<T>()?;
+        Ok(match view.as_slice() {
+            Some(elements) => elements.to_vec(),
+            None => view.iter().collect(),
+        })
     }
 
     /// All elements as f64, whatever the dtype.
