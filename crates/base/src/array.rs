@@ -180,8 +180,7 @@ impl Array {
     ) -> Result<Array> {
         let shape = shape.into();
         let n = shape.checked_numel()?;
-        let storage = Self::filled(n, fill)?;
-        Ok(Self::owning(storage, Layout::counted(shape, n), T::DTYPE))
+        Self::filled(Layout::counted(shape, n), fill)
     }
 
     /// [`Array::try_build`] in the shape of `model`, which need not be checked again.
@@ -193,28 +192,34 @@ impl Array {
         model: &Array,
         fill: impl FnOnce(&mut [T]) -> Result<()>,
     ) -> Result<Array> {
-        let storage = Self::filled(model.numel(), fill)?;
-        Ok(Self::owning(
-            storage,
-            model.layout().straightened(),
-            T::DTYPE,
-        ))
+        Self::filled(model.layout().straightened(), fill)
     }
 
-    /// Fresh storage of `n` elements, a checked number, which `fill` wrote.
+    /// A fresh array which `fill` wrote. `layout` is row-major from 0 on, and its elements were
+    /// counted without overflow.
+    ///
+    /// The header is made first: moving a storage that was written just now, out of a result and
+    /// into the header, waits for those writes.
     #[inline]
     #[track_caller]
-    fn filled<T: Element>(n: usize, fill: impl FnOnce(&mut [T]) -> Result<()>) -> Result<Storage> {
+    fn filled<T: Element>(
+        layout: Layout,
+        fill: impl FnOnce(&mut [T]) -> Result<()>,
+    ) -> Result<Array> {
+        let n = layout.numel();
         let mut storage = Storage::allocate(n * size_of::<T>())?;
         let ptr = storage.as_mut_ptr();
+        let array = Self::owning(storage, layout, T::DTYPE);
         if T::DTYPE == DType::Bool {
             // SAFETY: the storage holds `n` bytes.
             unsafe { ptr.write_bytes(0, n) };
         }
-        // SAFETY: `n * size_of::<T>()` bytes, aligned to 64, exclusively owned and initialised
-        // (the allocator's contract); every bit pattern is a valid T, or was zeroed for bool.
+        // SAFETY: `n * size_of::<T>()` bytes, aligned to 64 and initialised (the allocator's
+        // contract), of a storage that only `array` holds, which nobody else has seen and which is
+        // not looked at before the slice is gone; every bit pattern is a valid T, or was zeroed
+        // for bool.
         fill(unsafe { std::slice::from_raw_parts_mut(ptr.cast::<T>(), n) })?;
-        Ok(storage)
+        Ok(array)
     }
 
     /// The array of a storage that nobody else has; `layout` lies within it.
@@ -440,7 +445,11 @@ impl Array {
     /// When `T` is not this array's dtype.
     #[track_caller]
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        Ok(self.view::<T>()?.iter().collect())
+        let view = self.view::<T>()?;
+        Ok(match view.as_slice() {
+            Some(elements) => elements.to_vec(),
+            None => view.iter().collect(),
+        })
     }
 
     /// All elements as f64, whatever the dtype.

@@ -185,17 +185,31 @@ macro_rules! number {
 }
 number!(u8 => U8, i8 => I8, i32 => I32, i64 => I64, f32 => F32, f64 => F64);
 
+/// `x` as an f32 that rounds to a 16-bit float as `x` itself does. What an f32 cannot hold goes to
+/// the neighbour whose last bit is odd ("round to odd"): a number beside the middle of two 16-bit
+/// floats thus never lands on that middle, where the second rounding would look for the even one.
+#[inline(always)]
+fn to_odd(x: f64) -> f32 {
+    let near = x as f32;
+    let rest = x.abs() - near.abs() as f64;
+    if rest == 0.0 || x.is_nan() || x.is_infinite() {
+        return near;
+    }
+    let cut = near.to_bits() - u32::from(rest < 0.0);
+    f32::from_bits(cut | 1)
+}
+
 macro_rules! half_number {
     ($($t:ty => $tag:ident),*) => {$(
         impl sealed::Sealed for $t {}
         impl Element for $t {
             const DTYPE: DType = DType::$tag;
             #[inline(always)]
-            fn from_f64(x: f64) -> Self { <$t>::from_f64(x) }
+            fn from_f64(x: f64) -> Self { <$t>::from_f32(to_odd(x)) }
             #[inline(always)]
             fn to_f64(self) -> f64 { self.to_f64() }
             #[inline(always)]
-            fn from_i64(x: i64) -> Self { <$t>::from_f64(x as f64) }
+            fn from_i64(x: i64) -> Self { <Self as Element>::from_f64(x as f64) }
             #[inline(always)]
             fn to_i64(self) -> i64 { self.to_f64() as i64 }
         }
@@ -302,5 +316,113 @@ mod tests {
             assert_eq!(dispatch!(d, T => size_of::<T>()), d.size());
         }
         assert!("float".parse::<DType>().is_err());
+    }
+
+    /// A 16-bit float by its bits.
+    trait Half: Element {
+        /// Bits of infinity.
+        const INFINITY: u16;
+        fn of(bits: u16) -> Self;
+        fn bits(self) -> u16;
+        fn nearest(x: f32) -> Self;
+    }
+
+    macro_rules! half {
+        ($t:ty) => {
+            impl Half for $t {
+                const INFINITY: u16 = <$t>::INFINITY.to_bits();
+                fn of(bits: u16) -> Self {
+                    <$t>::from_bits(bits)
+                }
+                fn bits(self) -> u16 {
+                    self.to_bits()
+                }
+                fn nearest(x: f32) -> Self {
+                    <$t>::from_f32(x)
+                }
+            }
+        };
+    }
+    half!(f16);
+    half!(bf16);
+
+    fn round_trip<T: Half>() {
+        for bits in 0..=u16::MAX {
+            let back = T::from_f64(T::of(bits).to_f64());
+            if bits & 0x7fff > T::INFINITY {
+                assert!(back.to_f64().is_nan(), "{bits:#x}");
+            } else {
+                assert_eq!(back.bits(), bits, "{bits:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn halves_survive_f64() {
+        round_trip::<f16>();
+        round_trip::<bf16>();
+    }
+
+    /// On, just below and just above the middle of every two neighbours, the middle between the
+    /// largest number and infinity included. "Just" is the last bit of an f64.
+    fn middles<T: Half>() {
+        for below in 0..T::INFINITY {
+            let above = below + 1;
+            let low = T::of(below).to_f64();
+            // Beyond the largest number the middle lies where the next one would be.
+            let high = match above == T::INFINITY {
+                false => T::of(above).to_f64(),
+                true => 2.0 * low - T::of(below - 1).to_f64(),
+            };
+            let middle = (low + high) / 2.0;
+            let even = if below % 2 == 0 { below } else { above };
+            for (x, expected) in [
+                (middle.next_down(), below),
+                (middle, even),
+                (middle.next_up(), above),
+            ] {
+                assert_eq!(T::from_f64(x).bits(), expected, "{x:e}");
+                assert_eq!(T::from_f64(-x).bits(), expected | 0x8000, "{:e}", -x);
+            }
+        }
+    }
+
+    #[test]
+    fn halves_are_the_nearest() {
+        middles::<f16>();
+        middles::<bf16>();
+        for (x, bits) in [(5e-324, 0), (-5e-324, 0x8000)] {
+            assert_eq!(
+                (
+                    <f16 as Element>::from_f64(x).bits(),
+                    <bf16 as Element>::from_f64(x).bits()
+                ),
+                (bits, bits)
+            );
+        }
+        assert_eq!(<bf16 as Element>::from_f64(1e300), bf16::INFINITY);
+        assert_eq!(<f16 as Element>::from_f64(-1e300), f16::NEG_INFINITY);
+    }
+
+    #[test]
+    fn halves_of_f32_agree_with_the_direct_conversion() {
+        fn check<T: Half>(x: f32) {
+            let (through, direct) = (T::from_f64(x as f64), T::nearest(x));
+            if x.is_nan() {
+                assert!(through.to_f64().is_nan() && direct.to_f64().is_nan());
+            } else {
+                assert_eq!(through.bits(), direct.bits(), "{x:e}");
+            }
+        }
+        let rng = crate::Philox::new(7, 0);
+        for i in 0..500_000 {
+            for bits in rng.block(i) {
+                let x = f32::from_bits(bits);
+                check::<f16>(x);
+                check::<bf16>(x);
+                // Where f16 has its range.
+                check::<f16>(f32::from_bits(bits % 0x1400_0000 + 0x3300_0000));
+            }
+        }
     }
 }

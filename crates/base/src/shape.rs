@@ -36,6 +36,16 @@ impl Clone for Shape {
     fn clone(&self) -> Self {
         Shape(copied(&self.0))
     }
+    #[inline]
+    fn clone_from(&mut self, from: &Self) {
+        if self.0.spilled() || from.0.spilled() {
+            *self = from.clone();
+        } else {
+            // SAFETY: as in `copied`; what is overwritten owns nothing either, and a reference to
+            // be written excludes that the two are one.
+            unsafe { std::ptr::copy_nonoverlapping(&from.0, &mut self.0, 1) };
+        }
+    }
 }
 
 /// A few numbers, inline if they fit; by a loop, since a call of `memcpy` costs more than six numbers.
@@ -64,8 +74,8 @@ pub(crate) fn copied<T: Copy>(from: &SmallVec<[T; 6]>) -> SmallVec<[T; 6]> {
 impl Shape {
     /// The shape of a scalar.
     #[inline]
-    pub fn scalar() -> Self {
-        Shape(SmallVec::new())
+    pub const fn scalar() -> Self {
+        Shape(SmallVec::new_const())
     }
 
     /// The sizes as a slice.

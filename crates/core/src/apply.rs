@@ -7,7 +7,7 @@
 use smallvec::SmallVec;
 use std::cell::Cell;
 use std::panic::Location;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use entrenar_base::memory::{self, Tag};
 use entrenar_base::{Array, Result};
@@ -15,7 +15,7 @@ use entrenar_base::{Array, Result};
 use crate::autocast::autocast;
 use crate::autograd::checkpoint::{self, Region};
 use crate::autograd::forward;
-use crate::autograd::graph::{Edge, Node, Operand, Saved, Slot};
+use crate::autograd::graph::{Edge, Node, Operand, Slot, nothing_saved};
 use crate::diagnostics;
 use crate::op::{Aval, Expand, Few, Op, OpRef, Reads, Rule};
 use crate::tensor::{Inner, Level, Tensor};
@@ -163,32 +163,37 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
         }
         Some(region) => region.save(&t),
     };
-    let mut saved = Saved::new();
-    let mut node = Node {
+    let mut node = Arc::new(Node {
         op: op.clone(),
-        operands: SmallVec::new(),
+        operands: Operand::places(inputs.len()),
         outputs: visible.min(results.len()),
-        saved: Mutex::new(None),
+        saved: Mutex::new(Some(nothing_saved(inputs.len() + results.len()))),
         sequence: Node::next_sequence(),
         location: how.location,
         layer: memory::current_layer(),
-    };
-    // Pushed one by one: collecting costs more than the one or two entries that there mostly are.
-    for (i, t) in inputs.iter().enumerate() {
-        let edge = needs[i].then(|| t.edge(level)).flatten();
-        node.operands.push(Operand {
-            edge: edge.cloned(),
-            aval: t.aval(),
-        });
-        let saves = named(reads.inputs, i);
-        saved.push(saves.then(|| keep(t.below(level))));
+    });
+    // Filled where it lies, field by field: most of a node is its lists, and what is moved right
+    // after it was put together waits for its own bytes.
+    let place = Arc::get_mut(&mut node).expect("nobody else has it yet");
+    let saved = place.saved.get_mut();
+    let saved = saved
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_or_insert_default();
+    for (i, (t, operand)) in inputs.iter().zip(&mut place.operands).enumerate() {
+        operand.aval.shape.clone_from(t.shape());
+        operand.aval.dtype = t.dtype();
+        if needs[i] {
+            operand.edge = t.edge(level).cloned();
+        }
+        if named(reads.inputs, i) {
+            saved[i] = Some(keep(t.below(level)));
+        }
     }
     for (j, value) in results.iter().enumerate() {
-        let saves = named(reads.outputs, j);
-        saved.push(saves.then(|| keep(value.clone())));
+        if named(reads.outputs, j) {
+            saved[inputs.len() + j] = Some(keep(value.clone()));
+        }
     }
-    node.saved = Mutex::new(Some(saved));
-    let node = Arc::new(node);
     let visible = node.outputs;
     if results.len() == 1 && visible == 1 && results[0].dtype().is_float() {
         let value = first(results);

@@ -1,10 +1,12 @@
 //! `bench ops`: the time of single operations and layers, and its comparison with a file.
 //!
-//! Three sets: every operation of the registry at the size of its samples, where the cost of a
+//! Four sets: every operation of the registry at the size of its samples, where the cost of a
 //! call decides (`small.rs`); the families of kernels at sizes that leave the first-level cache
-//! (`medium.rs`); layers (`layers.rs`). Each is timed forward, without a graph, and as a step:
-//! forward and backward. `record.rs` writes and compares files, `measure.rs` takes the times.
+//! (`medium.rs`); layers (`layers.rs`); calls with their node (`graph.rs`). Each is timed forward,
+//! without a graph, and as a step: forward and backward, in the last set forward alone.
+//! `record.rs` writes and compares files, `measure.rs` takes the times.
 
+mod graph;
 mod layers;
 mod measure;
 mod medium;
@@ -28,7 +30,7 @@ struct Subject {
     name: String,
     /// One call without a graph.
     forward: Box<dyn Fn() -> Result<()>>,
-    /// One call with its backward pass, where there is one.
+    /// One call with its backward pass, where there is one; in the set `graph` with its node only.
     step: Option<Box<dyn Fn() -> Result<()>>>,
 }
 
@@ -84,6 +86,7 @@ fn subjects(only: Option<&str>) -> Result<Vec<Subject>> {
     let mut all = small::subjects(&wanted)?;
     all.extend(medium::subjects(&wanted)?);
     all.extend(layers::subjects(&wanted)?);
+    all.extend(graph::subjects(&wanted)?);
     Ok(all)
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use entrenar_base::memory::Tag;
-use entrenar_base::{Error, Result};
+use entrenar_base::{DType, Error, Result, Shape};
 
 use super::checkpoint::Region;
 use crate::Tensor;
@@ -159,6 +159,36 @@ pub(crate) struct Operand {
     /// Where its gradient goes, if it has one.
     pub edge: Option<Edge>,
     pub aval: Aval,
+}
+
+impl Operand {
+    /// Of which nothing is known yet.
+    const UNKNOWN: Operand = Operand {
+        edge: None,
+        aval: Aval {
+            shape: Shape::scalar(),
+            dtype: DType::Bool,
+        },
+    };
+
+    /// Places for `count` operands.
+    #[inline]
+    pub fn places(count: usize) -> SmallVec<[Operand; 2]> {
+        match count {
+            0..=2 => SmallVec::from_buf_and_len([Operand::UNKNOWN; 2], count),
+            _ => (0..count).map(|_| Operand::UNKNOWN).collect(),
+        }
+    }
+}
+
+/// Places for `count` values that a node may keep.
+#[inline]
+pub(crate) fn nothing_saved(count: usize) -> Saved {
+    const NOTHING: Option<Slot> = None;
+    match count {
+        0..=3 => SmallVec::from_buf_and_len([NOTHING; 3], count),
+        _ => (0..count).map(|_| NOTHING).collect(),
+    }
 }
 
 /// One recorded operation.
