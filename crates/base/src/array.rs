@@ -206,6 +206,7 @@ impl Array {
         layout: Layout,
         fill: impl FnOnce(&mut [T]) -> Result<()>,
     ) -> Result<Array> {
+        debug_assert!(layout.is_contiguous() && layout.offset() == 0);
         let n = layout.numel();
         let mut storage = Storage::allocate(n * size_of::<T>())?;
         let ptr = storage.as_mut_ptr();

@@ -192,11 +192,25 @@ number!(u8 => U8, i8 => I8, i32 => I32, i64 => I64, f32 => F32, f64 => F64);
 fn to_odd(x: f64) -> f32 {
     let near = x as f32;
     let rest = x.abs() - near.abs() as f64;
-    if rest == 0.0 || x.is_nan() || x.is_infinite() {
+    if rest == 0.0 || !x.is_finite() {
         return near;
     }
     let cut = near.to_bits() - u32::from(rest < 0.0);
     f32::from_bits(cut | 1)
+}
+
+/// `x` as an f64 that rounds to a 16-bit float as `x` itself does: what does not fit is told by one
+/// bit.
+#[inline(always)]
+fn sticky(x: i64) -> f64 {
+    const BELOW: u64 = 0x7ff;
+    let size = x.unsigned_abs();
+    if size <= 1 << f64::MANTISSA_DIGITS {
+        return x as f64;
+    }
+    let rest = u64::from(size & BELOW != 0) * (BELOW + 1);
+    let near = ((size & !BELOW) | rest) as f64;
+    if x < 0 { -near } else { near }
 }
 
 macro_rules! half_number {
@@ -209,7 +223,7 @@ macro_rules! half_number {
             #[inline(always)]
             fn to_f64(self) -> f64 { self.to_f64() }
             #[inline(always)]
-            fn from_i64(x: i64) -> Self { <Self as Element>::from_f64(x as f64) }
+            fn from_i64(x: i64) -> Self { <Self as Element>::from_f64(sticky(x)) }
             #[inline(always)]
             fn to_i64(self) -> i64 { self.to_f64() as i64 }
         }
@@ -405,6 +419,21 @@ mod tests {
     }
 
     #[test]
+    fn halves_of_large_integers_round_once() {
+        // Beside the middle of two bf16, 2^62 and 2^62 + 2^55.
+        let middle = (1i64 << 62) + (1 << 54);
+        let (low, high) = (0x5e80, 0x5e81);
+        for (x, bits) in [(middle - 1, low), (middle, low), (middle + 1, high)] {
+            assert_eq!(bf16::from_i64(x).to_bits(), bits, "{x}");
+            assert_eq!(bf16::from_i64(-x).to_bits(), bits | 0x8000, "{}", -x);
+        }
+        for (x, bits) in [(i64::MAX, 0x5f00), (i64::MIN, 0xdf00), (-3, 0xc040), (0, 0)] {
+            assert_eq!(bf16::from_i64(x).to_bits(), bits, "{x}");
+        }
+        assert_eq!(<f16 as Element>::from_i64(1 << 60), f16::INFINITY);
+    }
+
+    #[test]
     fn halves_of_f32_agree_with_the_direct_conversion() {
         fn check<T: Half>(x: f32) {
             let (through, direct) = (T::from_f64(x as f64), T::nearest(x));
@@ -421,7 +450,7 @@ mod tests {
                 check::<f16>(x);
                 check::<bf16>(x);
                 // Where f16 has its range.
-                check::<f16>(f32::from_bits(bits % 0x1400_0000 + 0x3300_0000));
+                check::<f16>(f32::from_bits(bits % 0x1480_0000 + 0x3300_0000));
             }
         }
     }

@@ -178,7 +178,8 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
     let saved = place.saved.get_mut();
     let saved = saved
         .unwrap_or_else(PoisonError::into_inner)
-        .get_or_insert_default();
+        .as_mut()
+        .expect("made with places");
     for (i, (t, operand)) in inputs.iter().zip(&mut place.operands).enumerate() {
         operand.aval.shape.clone_from(t.shape());
         operand.aval.dtype = t.dtype();

@@ -3,7 +3,7 @@
 //! Four sets: every operation of the registry at the size of its samples, where the cost of a
 //! call decides (`small.rs`); the families of kernels at sizes that leave the first-level cache
 //! (`medium.rs`); layers (`layers.rs`); calls with their node (`graph.rs`). Each is timed forward,
-//! without a graph, and as a step: forward and backward, in the last set forward alone.
+//! without a graph, and as a step: forward and backward; in the last set forward with its node.
 //! `record.rs` writes and compares files, `measure.rs` takes the times.
 
 mod graph;

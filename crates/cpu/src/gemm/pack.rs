@@ -19,6 +19,13 @@ use crate::simd::{Level, level};
 /// Values that a packing function may write past the end of its sliver.
 pub(super) const SLACK: usize = 16;
 
+/// Slivers that are filled together where majors lie side by side: longer runs of memory are read.
+#[cfg(target_arch = "x86_64")]
+pub(super) const TOGETHER: usize = 4;
+/// Steps that are asked for before they are needed: the hardware does not foresee long strides.
+#[cfg(target_arch = "x86_64")]
+pub(super) const AHEAD: usize = 6;
+
 /// Which operand is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -27,6 +34,7 @@ pub(crate) enum Side {
 }
 
 /// A block to pack: majors in slivers of `height`, one sliver after the other.
+#[derive(Debug)]
 pub(crate) struct Block<P> {
     pub from: *const u8,
     /// Bytes between majors and between steps.

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::Kind;
-use super::pack::{Block, Packer};
+use super::pack::{AHEAD, Block, Packer, TOGETHER};
 use crate::simd::turn;
 
 /// Instructions of [`crate::simd::Level::Avx2`]; a macro because attributes take no constants.
@@ -21,13 +21,8 @@ macro_rules! avx2 {
 
 /// Values in a register.
 const LANES: usize = 8;
-/// Slivers that are filled together where majors lie side by side: longer runs of memory are read.
-const TOGETHER: usize = 4;
-/// Steps that are asked for before they are needed: the hardware does not foresee long strides.
-const AHEAD: usize = 6;
-
 /// Eight elements of a source as f32.
-pub(super) trait Load {
+trait Load {
     const BYTES: usize;
     /// # Safety
     /// Eight elements are readable; the caller is compiled for AVX2.
@@ -64,7 +59,7 @@ unsafe fn some_words(at: *const u8, n: usize) -> __m128i {
     }
 }
 
-pub(super) struct F32;
+struct F32;
 impl Load for F32 {
     const BYTES: usize = 4;
     #[inline(always)]
@@ -93,7 +88,7 @@ unsafe fn widened(x: __m128i) -> __m256 {
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x))) }
 }
 
-pub(super) struct Bf16;
+struct Bf16;
 impl Load for Bf16 {
     const BYTES: usize = 2;
     #[inline(always)]
@@ -108,7 +103,7 @@ impl Load for Bf16 {
     }
 }
 
-pub(super) struct F16;
+struct F16;
 impl Load for F16 {
     const BYTES: usize = 2;
     #[inline(always)]
@@ -123,7 +118,23 @@ impl Load for F16 {
     }
 }
 
-/// Rounded to bf16, to nearest with ties to even, as f32. NaN becomes quiet.
+/// Values of `L` rounded to bf16, to nearest with ties to even, as f32. NaN becomes quiet.
+struct Rounded<L>(std::marker::PhantomData<L>);
+impl<L: Load> Load for Rounded<L> {
+    const BYTES: usize = L::BYTES;
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { rounded(L::load(at)) }
+    }
+    #[inline(always)]
+    unsafe fn load_some(at: *const u8, n: usize) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { rounded(L::load_some(at, n)) }
+    }
+}
+
+/// What [`Rounded`] does.
 ///
 /// # Safety
 /// The caller is compiled for AVX2.
@@ -141,27 +152,6 @@ unsafe fn rounded(x: __m256) -> __m256 {
         _mm256_and_ps(kept, _mm256_castsi256_ps(high))
     }
 }
-
-macro_rules! rounded {
-    ($name:ident, $L:ty) => {
-        pub(super) struct $name;
-        impl Load for $name {
-            const BYTES: usize = <$L>::BYTES;
-            #[inline(always)]
-            unsafe fn load(at: *const u8) -> __m256 {
-                // SAFETY: the caller's promise.
-                unsafe { rounded(<$L>::load(at)) }
-            }
-            #[inline(always)]
-            unsafe fn load_some(at: *const u8, n: usize) -> __m256 {
-                // SAFETY: the caller's promise.
-                unsafe { rounded(<$L>::load_some(at, n)) }
-            }
-        }
-    };
-}
-rounded!(RoundedF32, F32);
-rounded!(RoundedF16, F16);
 
 avx2! {
     /// Majors that lie side by side.
@@ -195,12 +185,13 @@ avx2! {
                 for p in 0..b.depth {
                     let row = b.at(first, p);
                     for v in (0..height).step_by(LANES) {
-                        let live = here.saturating_sub(v);
+                        let live = here - v;
                         let at = row.wrapping_add(v * bytes);
-                        let x = match live {
-                            0 => _mm256_setzero_ps(),
-                            1..LANES => L::load_some(at, live),
-                            _ => L::load(at),
+                        debug_assert!(live > 0, "slivers are filled up to a register at most");
+                        let x = if live < LANES {
+                            L::load_some(at, live)
+                        } else {
+                            L::load(at)
                         };
                         _mm256_storeu_ps(to.add(p * height + v), x);
                     }
@@ -217,10 +208,10 @@ avx2! {
     /// As [`Packer`].
     unsafe fn turned<L: Load>(b: &Block<f32>) {
         let bytes = L::BYTES;
-        // A part of a register in the middle of a step would run over the next step.
-        debug_assert!(b.height <= LANES || b.height.is_multiple_of(LANES));
         for first in (0..b.majors).step_by(b.height) {
             let (here, height) = b.sliver(first);
+            // Else the last group of a step would run over the next step, which is already there.
+            debug_assert!(height <= LANES || height.is_multiple_of(LANES));
             for group in (0..height).step_by(LANES) {
                 let mut runs = [b.from; LANES];
                 for (r, run) in runs.iter_mut().enumerate() {
@@ -261,15 +252,15 @@ avx2! {
 pub(super) fn to_f32(kind: Kind, major: isize, step: isize, round: bool) -> Option<Packer<f32>> {
     Some(match (major == 1, step == 1, kind, round) {
         (true, _, Kind::F32, false) => copy::<F32>,
-        (true, _, Kind::F32, true) => copy::<RoundedF32>,
+        (true, _, Kind::F32, true) => copy::<Rounded<F32>>,
         (true, _, Kind::Bf16, _) => copy::<Bf16>,
         (true, _, Kind::F16, false) => copy::<F16>,
-        (true, _, Kind::F16, true) => copy::<RoundedF16>,
+        (true, _, Kind::F16, true) => copy::<Rounded<F16>>,
         (_, true, Kind::F32, false) => turned::<F32>,
-        (_, true, Kind::F32, true) => turned::<RoundedF32>,
+        (_, true, Kind::F32, true) => turned::<Rounded<F32>>,
         (_, true, Kind::Bf16, _) => turned::<Bf16>,
         (_, true, Kind::F16, false) => turned::<F16>,
-        (_, true, Kind::F16, true) => turned::<RoundedF16>,
+        (_, true, Kind::F16, true) => turned::<Rounded<F16>>,
         _ => return None,
     })
 }
@@ -280,19 +271,42 @@ mod tests {
     use crate::gemm::pack::{SLACK, plain_f32};
     use crate::simd::{Level, available};
 
-    /// Every kind, direction, height and remainder packs the bits of the plain function, from
-    /// memory that ends with the last element.
+    /// What nobody packed.
+    const UNTOUCHED: u32 = 0x7fc1_2345;
+
+    /// Bits of every sort: subnormals, infinities, NaN, and in f32 many ties between two bf16.
+    fn source(kind: Kind, elements: usize) -> Vec<u16> {
+        let any = |i: usize| ((i as u32).wrapping_mul(0x9e37_79b9) >> 16) as u16;
+        let mut words: Vec<u16> = (0..elements * kind.bytes() / 2).map(any).collect();
+        if kind == Kind::F32 {
+            // The lower half of a little-endian number comes first.
+            words.iter_mut().step_by(6).for_each(|low| *low = 0x8000);
+        }
+        words
+    }
+
+    /// Packs `majors` by `depth` elements and returns the bits of the whole destination.
+    fn packed(packer: Packer<f32>, kind: Kind, b: &Block<f32>, source: &[u16]) -> Vec<u32> {
+        let rows = b.majors.next_multiple_of(b.align);
+        let mut to = vec![f32::from_bits(UNTOUCHED); rows * b.depth + SLACK];
+        assert_eq!(source.len() * 2, b.majors * b.depth * kind.bytes());
+        let block = Block {
+            from: source.as_ptr().cast(),
+            to: to.as_mut_ptr(),
+            ..*b
+        };
+        // SAFETY: the source has all majors and steps, the destination room for them and the slack.
+        unsafe { packer(&block) };
+        to.iter().map(|x| x.to_bits()).collect()
+    }
+
+    /// Every kind, direction, height and remainder packs the bits of the plain function, from memory
+    /// that ends with the last element; slivers of whole registers leave alone what follows them.
     #[test]
     fn slivers_are_those_of_the_plain_function() {
         if available() < Level::Avx2 {
             return;
         }
-        // Subnormals, infinities, ties and numbers of every size, but no NaN, whose payload may differ.
-        let words = |n: usize| -> Vec<u16> {
-            let any = |i: usize| (i as u32).wrapping_mul(0x9e37_79b9).rotate_left(15) as u16;
-            let number = |w: u16| if w & 0x7c00 == 0x7c00 { w & 0xfc00 } else { w };
-            (0..n).map(|i| number(any(i))).collect()
-        };
         let kinds = [
             (Kind::F32, false),
             (Kind::F32, true),
@@ -300,56 +314,40 @@ mod tests {
             (Kind::F16, false),
             (Kind::F16, true),
         ];
-        for (kind, round) in kinds {
-            for (height, align) in [(16, 8), (6, 1), (5, 1), (1, 1)] {
-                for (majors, depth) in [(1, 1), (5, 7), (6, 8), (16, 9), (23, 17), (83, 33)] {
-                    let majors = if align == 1 {
-                        height.min(majors)
-                    } else {
-                        majors
-                    };
-                    for side_by_side in [true, false] {
-                        let size = kind.bytes();
-                        let source = words(majors * depth * size / 2);
-                        let (major, step) = if side_by_side {
-                            (1, majors)
-                        } else {
-                            (depth, 1)
-                        };
-                        let rows = majors.next_multiple_of(align);
-                        let mut packs = [vec![0f32; rows * depth + SLACK], Vec::new()];
-                        packs[1] = packs[0].clone();
+        let left = (1..=6).map(|height| (height, height, 1));
+        let right = (1..=33).chain([83]).map(|majors| (majors, 16, LANES));
+        for (majors, height, align) in left.chain(right) {
+            for depth in (1..=17).chain([33]) {
+                for (kind, round) in kinds {
+                    let source = source(kind, majors * depth);
+                    for (major, step) in [(1, majors), (depth, 1)] {
+                        let size = kind.bytes() as isize;
                         let (major, step) = (major as isize, step as isize);
+                        let b = Block {
+                            from: std::ptr::null(),
+                            major: major * size,
+                            step: step * size,
+                            majors,
+                            depth,
+                            height,
+                            align,
+                            to: std::ptr::null_mut(),
+                            next: height * depth,
+                        };
                         let fast = to_f32(kind, major, step, round).expect("unit steps");
-                        for (to, packer) in packs.iter_mut().zip([fast, plain_f32(kind, round)]) {
-                            // SAFETY: the source has all majors and steps, the destination has room.
-                            unsafe {
-                                packer(&Block {
-                                    from: source.as_ptr().cast(),
-                                    major: major * size as isize,
-                                    step: step * size as isize,
-                                    majors,
-                                    depth,
-                                    height,
-                                    align,
-                                    to: to.as_mut_ptr(),
-                                    next: height * depth,
-                                });
-                            }
-                        }
+                        let got = packed(fast, kind, &b, &source);
+                        let want = packed(plain_f32(kind, round), kind, &b, &source);
+                        let case = format!("{kind:?} {round} {b:?}");
                         for first in (0..majors).step_by(height) {
-                            let here = height.min(majors - first);
-                            let width = here.next_multiple_of(align);
+                            let (here, width) = b.sliver(first);
                             for p in 0..depth {
                                 let at = first * depth + p * width;
-                                let [got, want] = packs
-                                    .each_ref()
-                                    .map(|to| to[at..at + here].iter().map(|x| x.to_bits()));
-                                assert!(
-                                    got.eq(want),
-                                    "{kind:?} {round} {height} {majors} {depth} {side_by_side}"
-                                );
+                                assert_eq!(got[at..at + here], want[at..at + here], "{case}");
                             }
+                        }
+                        if align == LANES {
+                            let end = majors.next_multiple_of(align) * depth;
+                            assert!(got[end..].iter().all(|&x| x == UNTOUCHED), "{case}");
                         }
                     }
                 }

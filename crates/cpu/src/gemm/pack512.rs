@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::Kind;
-use super::pack::{Block, Packer, Side};
+use super::pack::{AHEAD, Block, Packer, Side, TOGETHER};
 
 /// Instructions of [`crate::simd::Level::Avx512`]; a macro because attributes take no constants.
 macro_rules! avx512 {
@@ -86,11 +86,6 @@ impl<L: Load> Load for Rounded<L> {
 pub(super) fn mask16(n: usize) -> u16 {
     if n >= 16 { 0xffff } else { (1 << n) - 1 }
 }
-
-/// Packers that are filled together where majors lie side by side: longer runs of memory are read.
-const TOGETHER: usize = 4;
-/// Steps that are asked for before they are needed: the hardware does not foresee long strides.
-const AHEAD: usize = 6;
 
 avx512! {
     /// Majors that lie side by side.

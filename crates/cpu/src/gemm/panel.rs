@@ -304,8 +304,8 @@ pub(crate) unsafe fn run<E: Engine>(p: &Problem<'_, E>, rows: Range<usize>, colu
         first_row: rows.start,
         rows: 0..0,
         tiles: 0,
-        high: 0,
-        higher: 0,
+        units_per_tile: 0,
+        taller_tiles: 0,
         chunk: 0..0,
         inner: 0,
         depth: 0,
@@ -319,9 +319,10 @@ pub(crate) unsafe fn run<E: Engine>(p: &Problem<'_, E>, rows: Range<usize>, colu
             work.depth = (p.k - inner).min(STRETCH);
             for row in rows.clone().step_by(plan.block) {
                 work.rows = row..rows.end.min(row + plan.block);
-                let units = work.rows.len().div_ceil(E::ROWS);
+                let row_units = work.rows.len().div_ceil(E::ROWS);
                 work.tiles = work.rows.len().div_ceil(E::kernels().rows());
-                (work.high, work.higher) = (units / work.tiles, units % work.tiles);
+                work.units_per_tile = row_units / work.tiles;
+                work.taller_tiles = row_units % work.tiles;
                 let after = rows.end.min(row + 2 * plan.block) - work.rows.end;
                 // SAFETY: the caller's promise; scratch memory has the sizes of the plan.
                 unsafe { work.block(after) };
@@ -344,8 +345,8 @@ struct Work<'a, E: Engine> {
     rows: Range<usize>,
     tiles: usize,
     /// Rows of a tile in units of [`Engine::ROWS`], and how many tiles have one more.
-    high: usize,
-    higher: usize,
+    units_per_tile: usize,
+    taller_tiles: usize,
     /// Columns whose slivers are kept together.
     chunk: Range<usize>,
     /// The stretch of the inner dimension.
@@ -372,8 +373,8 @@ impl<E: Engine> Work<'_, E> {
     }
 
     fn height(&self, tile: usize) -> usize {
-        let first = tile * self.high + tile.min(self.higher);
-        let high = self.high + usize::from(tile < self.higher);
+        let first = tile * self.units_per_tile + tile.min(self.taller_tiles);
+        let high = self.units_per_tile + usize::from(tile < self.taller_tiles);
         (high * E::ROWS).min(self.rows.len() - first * E::ROWS)
     }
 
