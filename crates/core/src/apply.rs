@@ -15,7 +15,7 @@ use entrenar_base::{Array, Result};
 use crate::autocast::autocast;
 use crate::autograd::checkpoint::{self, Region};
 use crate::autograd::forward;
-use crate::autograd::graph::{Edge, Node, Operand, Slot, nothing_saved};
+use crate::autograd::graph::{Edge, Node, Operand, Slot, places};
 use crate::diagnostics;
 use crate::op::{Aval, Expand, Few, Op, OpRef, Reads, Rule};
 use crate::tensor::{Inner, Level, Tensor};
@@ -165,9 +165,9 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
     };
     let mut node = Arc::new(Node {
         op: op.clone(),
-        operands: Operand::places(inputs.len()),
+        operands: places(inputs.len(), || Operand::UNKNOWN),
         outputs: visible.min(results.len()),
-        saved: Mutex::new(Some(nothing_saved(inputs.len() + results.len()))),
+        saved: Mutex::new(Some(places(inputs.len() + results.len(), || None))),
         sequence: Node::next_sequence(),
         location: how.location,
         layer: memory::current_layer(),

@@ -163,31 +163,22 @@ pub(crate) struct Operand {
 
 impl Operand {
     /// Of which nothing is known yet.
-    const UNKNOWN: Operand = Operand {
+    pub const UNKNOWN: Operand = Operand {
         edge: None,
         aval: Aval {
             shape: Shape::scalar(),
             dtype: DType::Bool,
         },
     };
-
-    /// Places for `count` operands.
-    #[inline]
-    pub fn places(count: usize) -> SmallVec<[Operand; 2]> {
-        match count {
-            0..=2 => SmallVec::from_buf_and_len([Operand::UNKNOWN; 2], count),
-            _ => (0..count).map(|_| Operand::UNKNOWN).collect(),
-        }
-    }
 }
 
-/// Places for `count` values that a node may keep.
-#[inline]
-pub(crate) fn nothing_saved(count: usize) -> Saved {
-    const NOTHING: Option<Slot> = None;
-    match count {
-        0..=3 => SmallVec::from_buf_and_len([NOTHING; 3], count),
-        _ => (0..count).map(|_| NOTHING).collect(),
+/// A list of `count` times `empty()`, to be filled where it lies.
+#[inline(always)]
+pub(crate) fn places<T, const N: usize>(count: usize, empty: impl Fn() -> T) -> SmallVec<[T; N]> {
+    if count <= N {
+        SmallVec::from_buf_and_len(std::array::from_fn(|_| empty()), count)
+    } else {
+        (0..count).map(|_| empty()).collect()
     }
 }
 

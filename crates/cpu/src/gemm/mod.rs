@@ -20,8 +20,8 @@
 //!   each other whatever [`Engine::BLOCK`] is.
 //!
 //! Files: `tile` kernels, `amx` those on tile registers, `engine` and `bytes` what they multiply,
-//! `pack`, `pack256`, `pack512` and `pack_tiles` packing, `panel` the loops of one thread, `drive` the cut among
-//! threads, `epilogue` what follows a product.
+//! `pack`, `pack256`, `pack512` and `pack_tiles` packing, `panel` the loops of one thread, `drive`
+//! the cut among threads, `epilogue` what follows a product.
 //! Neighbours: [`crate::matmul`] and [`crate::product`] are the entry points; `conv` and others
 //! call [`gemm`] through [`crate::kit`].
 

@@ -4,7 +4,8 @@
 //! the inner dimension: for each unit of steps, `height` values side by side. Values are converted
 //! on the way, so a product of mixed dtypes needs no pass of its own.
 //!
-//! Here: the functions that run everywhere, and the choice among them, `super::pack256` and `super::pack512`.
+//! Here: the functions that run everywhere, and the choice among them, `super::pack256` and
+//! `super::pack512`.
 
 use entrenar_base::{bf16, f16};
 

@@ -21,6 +21,9 @@ macro_rules! avx2 {
 
 /// Values in a register.
 const LANES: usize = 8;
+/// Columns of a whole right sliver.
+const WIDE: usize = 2 * LANES;
+
 /// Eight elements of a source as f32.
 trait Load {
     const BYTES: usize;
@@ -163,33 +166,35 @@ avx2! {
         // SAFETY: the contract of `Packer`: what is stored beyond a sliver's height is within the
         // slack or overwritten by the next step.
         unsafe {
-            let whole = b.majors / b.height * b.height;
-            let rest = if b.height == 2 * LANES { whole } else { 0 };
-            for first in (0..rest).step_by(2 * LANES * TOGETHER) {
-                let slivers = TOGETHER.min((rest - first) / (2 * LANES));
+            let whole = if b.height == WIDE {
+                b.majors / WIDE * WIDE
+            } else {
+                0
+            };
+            for first in (0..whole).step_by(WIDE * TOGETHER) {
+                let slivers = TOGETHER.min((whole - first) / WIDE);
                 for p in 0..b.depth {
                     let row = b.at(first, p);
                     let ahead = b.at(first, p + AHEAD);
                     for s in 0..slivers {
-                        let at = s * 2 * LANES * bytes;
+                        let at = s * WIDE * bytes;
                         _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(at).cast());
-                        let out = b.sliver_at(first + 2 * LANES * s).add(p * 2 * LANES);
+                        let out = b.sliver_at(first + s * WIDE).add(p * WIDE);
                         _mm256_storeu_ps(out, L::load(row.add(at)));
                         _mm256_storeu_ps(out.add(LANES), L::load(row.add(at + LANES * bytes)));
                     }
                 }
             }
-            for first in (rest..b.majors).step_by(b.height) {
+            for first in (whole..b.majors).step_by(b.height) {
                 let (here, height) = b.sliver(first);
                 let to = b.sliver_at(first);
                 for p in 0..b.depth {
                     let row = b.at(first, p);
                     for v in (0..height).step_by(LANES) {
-                        let live = here - v;
-                        let at = row.wrapping_add(v * bytes);
-                        debug_assert!(live > 0, "slivers are filled up to a register at most");
-                        let x = if live < LANES {
-                            L::load_some(at, live)
+                        debug_assert!(here > v, "slivers are filled up to a register at most");
+                        let at = row.add(v * bytes);
+                        let x = if here - v < LANES {
+                            L::load_some(at, here - v)
                         } else {
                             L::load(at)
                         };
@@ -315,7 +320,7 @@ mod tests {
             (Kind::F16, true),
         ];
         let left = (1..=6).map(|height| (height, height, 1));
-        let right = (1..=33).chain([83]).map(|majors| (majors, 16, LANES));
+        let right = (1..=33).chain([83]).map(|majors| (majors, WIDE, LANES));
         for (majors, height, align) in left.chain(right) {
             for depth in (1..=17).chain([33]) {
                 for (kind, round) in kinds {
