@@ -9,7 +9,8 @@
 //! because a value that was handed out never changes.
 
 use std::fmt;
-use std::sync::Arc;
+use std::ptr::addr_of_mut;
+use triomphe::{Arc, UniqueArc};
 
 use crate::memory::{self, Tag};
 use crate::{
@@ -180,7 +181,7 @@ impl Array {
     ) -> Result<Array> {
         let shape = shape.into();
         let n = shape.checked_numel()?;
-        Self::filled(Layout::counted(shape, n), fill)
+        Self::filled(&shape, n, fill)
     }
 
     /// [`Array::try_build`] in the shape of `model`, which need not be checked again.
@@ -192,25 +193,24 @@ impl Array {
         model: &Array,
         fill: impl FnOnce(&mut [T]) -> Result<()>,
     ) -> Result<Array> {
-        Self::filled(model.layout().straightened(), fill)
+        Self::filled(model.shape(), model.numel(), fill)
     }
 
-    /// A fresh array which `fill` wrote. `layout` is row-major from 0 on, and its elements were
-    /// counted without overflow.
+    /// A fresh array of `n` elements, row-major, which `fill` wrote. They were counted without
+    /// overflow.
     ///
     /// The header is made first: moving a storage that was written just now, out of a result and
     /// into the header, waits for those writes.
     #[inline]
     #[track_caller]
     fn filled<T: Element>(
-        layout: Layout,
+        shape: &Shape,
+        n: usize,
         fill: impl FnOnce(&mut [T]) -> Result<()>,
     ) -> Result<Array> {
-        debug_assert!(layout.is_contiguous() && layout.offset() == 0);
-        let n = layout.numel();
         let mut storage = Storage::allocate(n * size_of::<T>())?;
         let ptr = storage.as_mut_ptr();
-        let array = Self::owning(storage, layout, T::DTYPE);
+        let array = Self::owning(storage, shape, n, T::DTYPE);
         if T::DTYPE == DType::Bool {
             // SAFETY: the storage holds `n` bytes.
             unsafe { ptr.write_bytes(0, n) };
@@ -223,14 +223,21 @@ impl Array {
         Ok(array)
     }
 
-    /// The array of a storage that nobody else has; `layout` lies within it.
+    /// The array of a storage that nobody else has and that holds `numel` elements, row-major.
     #[inline]
-    fn owning(storage: Storage, layout: Layout, dtype: DType) -> Array {
-        Array(Arc::new(Header {
-            bytes: Bytes::Own(storage),
-            layout,
-            dtype,
-        }))
+    fn owning(storage: Storage, shape: &Shape, numel: usize, dtype: DType) -> Array {
+        // Written where it lies, field by field: what is moved right after it was put together waits
+        // for its own bytes.
+        let mut header = UniqueArc::<Header>::new_uninit();
+        let at = header.as_mut_ptr().cast::<Header>();
+        // SAFETY: the memory is ours and of the right size; every field is written, once.
+        let header = unsafe {
+            addr_of_mut!((*at).bytes).write(Bytes::Own(storage));
+            Layout::write_counted(addr_of_mut!((*at).layout), shape, numel);
+            addr_of_mut!((*at).dtype).write(dtype);
+            UniqueArc::assume_init(header)
+        };
+        Array(header.shareable())
     }
 
     /// A contiguous array over the whole of a storage.
@@ -241,13 +248,13 @@ impl Array {
     /// # Safety
     /// For [`DType::Bool`] every byte of the storage is 0 or 1.
     pub(crate) unsafe fn from_storage(storage: Storage, dtype: DType, shape: Shape) -> Array {
-        let layout = Layout::contiguous(shape);
+        let numel = shape.numel();
         assert!(
-            layout.fits(storage.bytes() / dtype.size())
+            numel <= storage.bytes() / dtype.size()
                 && (storage.as_ptr() as usize).is_multiple_of(dtype.size()),
-            "{layout:?} of {dtype} needs another storage than {storage:?}"
+            "{dtype}{shape} needs another storage than {storage:?}"
         );
-        Self::owning(storage, layout, dtype)
+        Self::owning(storage, &shape, numel, dtype)
     }
 
     /// The shape.

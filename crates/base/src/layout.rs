@@ -5,6 +5,7 @@
 
 use smallvec::SmallVec;
 use std::fmt;
+use std::ptr::addr_of_mut;
 
 use crate::shape::copied;
 use crate::{Error, Result, Shape};
@@ -84,26 +85,29 @@ impl Layout {
     /// Row-major layout without gaps.
     pub fn contiguous(shape: impl Into<Shape>) -> Self {
         let shape = shape.into();
-        let numel = shape.numel();
-        Self::counted(shape, numel)
-    }
-
-    /// [`Layout::contiguous`] of a shape whose elements were counted.
-    #[inline]
-    pub(crate) fn counted(shape: Shape, numel: usize) -> Self {
         Layout {
             strides: row_major(&shape),
             offset: 0,
-            numel,
+            numel: shape.numel(),
             contiguous: true,
             shape,
         }
     }
 
-    /// The row-major layout without gaps of the same shape.
+    /// Writes [`Layout::contiguous`] of a shape whose elements were counted.
+    ///
+    /// # Safety
+    /// `at` is valid for writing; what lay there is forgotten.
     #[inline]
-    pub(crate) fn straightened(&self) -> Self {
-        Self::counted(self.shape.clone(), self.numel)
+    pub(crate) unsafe fn write_counted(at: *mut Layout, shape: &Shape, numel: usize) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            addr_of_mut!((*at).shape).write(shape.clone());
+            addr_of_mut!((*at).strides).write(row_major(shape));
+            addr_of_mut!((*at).offset).write(0);
+            addr_of_mut!((*at).numel).write(numel);
+            addr_of_mut!((*at).contiguous).write(true);
+        }
     }
 
     fn new(shape: Shape, strides: SmallVec<[isize; 6]>, offset: usize) -> Self {

@@ -1,6 +1,6 @@
 //! Byte accounting: how much is alive, what it is for, and what was alive at the peak.
 //!
-//! Live bytes and allocation counts are always kept (two relaxed atomic additions). While a
+//! Live bytes and allocation counts are always kept, by each thread for itself. While a
 //! [`Recording`] is open, every storage is also entered in a ledger by tag, operation and layer.
 //! Bytes are counted once per storage, however many views share it.
 //!
@@ -10,8 +10,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+mod tally;
 
 /// What a storage is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -45,9 +47,6 @@ impl Tag {
     }
 }
 
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static COPIES_ON_WRITE: AtomicU64 = AtomicU64::new(0);
 static RECORDING: AtomicBool = AtomicBool::new(false);
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -55,22 +54,13 @@ static LEDGER: Mutex<Option<Ledger>> = Mutex::new(None);
 
 /// Bytes of all live storages.
 pub fn live_bytes() -> usize {
-    LIVE.load(Ordering::Relaxed)
-}
-
-/// Highest value of [`live_bytes`] since the last [`reset_peak`].
-pub fn peak_bytes() -> usize {
-    PEAK.load(Ordering::Relaxed)
-}
-
-/// Starts a new peak measurement from the current live bytes.
-pub fn reset_peak() {
-    PEAK.store(live_bytes(), Ordering::Relaxed);
+    // A storage may be freed by another thread than made it: single tallies wrap, their sum does not.
+    tally::all(|t| t.live.load(Ordering::Relaxed) as u64) as usize
 }
 
 /// Storages created since the program began.
 pub fn allocations() -> u64 {
-    ALLOCATIONS.load(Ordering::Relaxed)
+    tally::all(|t| t.allocations.load(Ordering::Relaxed))
 }
 
 /// Writes that had to copy because the storage was shared.
@@ -281,12 +271,7 @@ fn ledger() -> MutexGuard<'static, Option<Ledger>> {
 /// Called once per new storage; the id is 0 when nothing is recorded.
 #[inline]
 pub(crate) fn on_allocate(bytes: usize) -> u64 {
-    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-    let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    // A look is cheaper than an exchange, and new peaks are rare.
-    if live > PEAK.load(Ordering::Relaxed) {
-        PEAK.fetch_max(live, Ordering::Relaxed);
-    }
+    tally::add(1, bytes);
     if !RECORDING.load(Ordering::Relaxed) {
         return 0;
     }
@@ -313,7 +298,7 @@ fn record(bytes: usize) -> u64 {
 
 #[inline]
 pub(crate) fn on_free(id: u64, bytes: usize) {
-    LIVE.fetch_sub(bytes, Ordering::Relaxed);
+    tally::add(0, bytes.wrapping_neg());
     if id != 0 {
         forget(id);
     }

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use std::cell::Cell;
 use std::panic::Location;
 use std::sync::{Arc, Mutex, PoisonError};
+use triomphe::UniqueArc;
 
 use entrenar_base::memory::{self, Tag};
 use entrenar_base::{Array, Result};
@@ -163,7 +164,7 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
         }
         Some(region) => region.save(&t),
     };
-    let mut node = Arc::new(Node {
+    let mut node = UniqueArc::new(Node {
         op: op.clone(),
         operands: places(inputs.len(), || Operand::UNKNOWN),
         outputs: visible.min(results.len()),
@@ -174,13 +175,15 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
     });
     // Filled where it lies, field by field: most of a node is its lists, and what is moved right
     // after it was put together waits for its own bytes.
-    let place = Arc::get_mut(&mut node).expect("nobody else has it yet");
-    let saved = place.saved.get_mut();
+    let Node {
+        operands, saved, ..
+    } = &mut *node;
     let saved = saved
+        .get_mut()
         .unwrap_or_else(PoisonError::into_inner)
         .as_mut()
         .expect("made with places");
-    for (i, (t, operand)) in inputs.iter().zip(&mut place.operands).enumerate() {
+    for (i, (t, operand)) in inputs.iter().zip(operands).enumerate() {
         operand.aval.shape.clone_from(t.shape());
         operand.aval.dtype = t.dtype();
         if needs[i] {
@@ -195,6 +198,7 @@ fn reverse(level: Level, op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result
             saved[inputs.len() + j] = Some(keep(value.clone()));
         }
     }
+    let node = node.shareable();
     let visible = node.outputs;
     if results.len() == 1 && visible == 1 && results[0].dtype().is_float() {
         let value = first(results);
@@ -293,9 +297,10 @@ pub fn one<T>(value: T) -> Few<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::autograd::graph::NodeRef;
     use entrenar_base::DType;
 
-    fn node_of(t: &Tensor) -> Arc<Node> {
+    fn node_of(t: &Tensor) -> NodeRef {
         match t.edge(Level::AMBIENT) {
             Some(Edge::Node { node, .. }) => node.clone(),
             _ => panic!("not the result of a recorded operation: {t:?}"),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use entrenar_base::memory;
 use entrenar_base::{Error, Result};
 
-use super::graph::{Edge, Leaf, Node};
+use super::graph::{Edge, Leaf, Node, NodeRef};
 use super::{accumulate_gradient, vjp_of};
 use crate::autocast::autocast;
 use crate::expr::Variable;
@@ -69,7 +69,7 @@ type Roots<'g> = SmallVec<[(&'g Edge, Tensor); 1]>;
 
 /// One pending node of a pass. Whoever asks for a pass keeps the graph alive, so that it borrows it.
 struct Pending<'g> {
-    node: &'g Arc<Node>,
+    node: &'g NodeRef,
     cotangents: SmallVec<[Option<Tensor>; 1]>,
     wanted: bool,
 }
@@ -117,7 +117,7 @@ fn leaf_key(leaf: &Arc<Leaf>) -> usize {
 }
 
 /// A node in the order of the walk.
-struct Newest<'g>(&'g Arc<Node>);
+struct Newest<'g>(&'g NodeRef);
 
 impl PartialEq for Newest<'_> {
     fn eq(&self, other: &Self) -> bool {
@@ -164,7 +164,7 @@ impl<'g> Frontier<'g> {
         }
     }
 
-    fn pop(&mut self) -> Option<&'g Arc<Node>> {
+    fn pop(&mut self) -> Option<&'g NodeRef> {
         let Newest(node) = self.newest.take()?;
         while let Some(next) = self.older.pop() {
             if next.0.sequence != node.sequence {
@@ -419,7 +419,7 @@ fn walk(
 /// Calls the rule of one node.
 fn run_node(
     level: Level,
-    node: &Arc<Node>,
+    node: &NodeRef,
     cotangents: &[Option<Tensor>],
     mut sink: Sink<'_>,
     create_graph: bool,

@@ -29,7 +29,7 @@ pub(crate) enum Edge {
     /// A leaf accumulates it.
     Leaf(Arc<Leaf>),
     /// Output `output` of `node` receives it.
-    Node { node: Arc<Node>, output: u32 },
+    Node { node: NodeRef, output: u32 },
 }
 
 impl fmt::Debug for Edge {
@@ -181,6 +181,10 @@ pub(crate) fn places<T, const N: usize>(count: usize, empty: impl Fn() -> T) -> 
         (0..count).map(|_| empty()).collect()
     }
 }
+
+/// A shared node. Nobody looks at one without keeping it alive, and counts for those who would cost as
+/// much as an operation on a few numbers.
+pub(crate) type NodeRef = triomphe::Arc<Node>;
 
 /// One recorded operation.
 pub(crate) struct Node {
