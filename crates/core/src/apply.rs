@@ -65,7 +65,15 @@ pub fn apply(op: &OpRef, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
 /// As [`apply`].
 #[track_caller]
 pub fn apply1(op: &OpRef, inputs: &[&Tensor]) -> Result<Tensor> {
-    Ok(first(apply(op, inputs)?))
+    let how = How {
+        region: None,
+        given: None,
+        location: Location::caller(),
+    };
+    match run(op, inputs, how) {
+        Ok(results) => Ok(first(results)),
+        Err(e) => Err(e.at(how.location)),
+    }
 }
 
 pub(crate) fn run(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>> {
@@ -113,10 +121,14 @@ fn concrete(op: &OpRef, inputs: &[&Tensor], how: How<'_>) -> Result<Few<Tensor>>
         return Ok(arrays.iter().cloned().map(Tensor::concrete).collect());
     }
     entrenar_cpu::init();
-    let arrays = each(inputs, Tensor::array);
-    let outputs = diagnostics::evaluate(op.as_ref(), &arrays, how.location)?;
+    // One and two inputs are nearly all calls, and lie on the stack where they are read.
+    let outputs = match inputs {
+        [a] => diagnostics::evaluate(&**op, &[a.array()], how.location),
+        [a, b] => diagnostics::evaluate(&**op, &[a.array(), b.array()], how.location),
+        _ => diagnostics::evaluate(&**op, &each(inputs, Tensor::array), how.location),
+    }?;
     if cfg!(debug_assertions) {
-        let avals: Vec<Aval> = arrays.iter().map(|a| Aval::of(a)).collect();
+        let avals: Vec<Aval> = inputs.iter().map(|t| Aval::of(t.array())).collect();
         let expected = op.infer(&avals.iter().collect::<Vec<_>>())?;
         let found: Vec<Aval> = outputs.iter().map(Aval::of).collect();
         let name = op.name();
@@ -275,7 +287,7 @@ pub(crate) fn expanded(e: &dyn Expand, inputs: &[&Tensor]) -> Result<Few<Tensor>
 
 /// Wraps an op for [`apply`].
 pub fn handle<O: Op>(op: O) -> OpRef {
-    Arc::new(op)
+    Arc::new(op).into()
 }
 
 /// The first of an op's results, of which there is at least one. Mostly it is the only one, and

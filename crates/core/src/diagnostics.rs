@@ -57,13 +57,13 @@ pub(crate) fn evaluate(
     location: &'static Location<'static>,
 ) -> Result<Few<Array>> {
     let _op = memory::scope_op(op.name());
-    let outputs = op.run(inputs)?;
+    let outputs = op.run(inputs);
     if ANOMALY.get() {
-        for (j, out) in outputs.iter().enumerate() {
+        for (j, out) in outputs.iter().flatten().enumerate() {
             check(op.name(), j, out, location)?;
         }
     }
-    Ok(outputs)
+    outputs
 }
 
 fn check(

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use std::any::Any;
 use std::fmt::{self, Debug};
 use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use entrenar_base::{Array, DType, Error, Result, Shape};
@@ -54,7 +55,46 @@ impl Debug for Aval {
 pub type Few<T> = SmallVec<[T; 1]>;
 
 /// A shared handle on an op, held by graph nodes.
-pub type OpRef = Arc<dyn Op>;
+#[derive(Clone)]
+pub struct OpRef(Held);
+
+#[derive(Clone)]
+enum Held {
+    /// Nobody counts who holds an op that lives as long as the program.
+    Always(&'static dyn Op),
+    Shared(Arc<dyn Op>),
+}
+
+impl OpRef {
+    /// A handle on an op that is never dropped: for those that a `static` keeps.
+    pub(crate) fn always<O: Op>(op: Arc<O>) -> OpRef {
+        let op: &'static Arc<O> = Box::leak(Box::new(op));
+        OpRef(Held::Always(&**op))
+    }
+}
+
+impl<O: Op> From<Arc<O>> for OpRef {
+    fn from(op: Arc<O>) -> OpRef {
+        OpRef(Held::Shared(op))
+    }
+}
+
+impl Deref for OpRef {
+    type Target = dyn Op;
+    #[inline]
+    fn deref(&self) -> &(dyn Op + 'static) {
+        match &self.0 {
+            Held::Always(op) => *op,
+            Held::Shared(op) => &**op,
+        }
+    }
+}
+
+impl Debug for OpRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
 
 /// Equality and hashing of ops behind a handle; implemented for every `Eq + Hash` type.
 pub trait OpKey: Any {
@@ -451,6 +491,7 @@ impl Debug for Bits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply::handle;
 
     /// Adds one, under a rule of every kind.
     #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -565,13 +606,13 @@ mod tests {
             op.key(&mut state);
             state.finish()
         };
-        let a: OpRef = Arc::new(probe(0));
-        let same: OpRef = Arc::new(probe(0));
-        let changed: OpRef = Arc::new(Probe {
+        let a = handle(probe(0));
+        let same = handle(probe(0));
+        let changed = handle(Probe {
             amount: Bits(2.0),
             ..probe(0)
         });
-        let foreign: OpRef = Arc::new(Other(probe(0)));
+        let foreign = handle(Other(probe(0)));
         assert!(a.same(&*a) && a.same(&*same));
         assert!(!a.same(&*changed) && !a.same(&*foreign) && !foreign.same(&*a));
         assert_eq!(key(&*a), key(&*same));

@@ -12,7 +12,7 @@ use entrenar_base::{Array, Error, Result};
 
 use super::engine::gradients_at;
 use super::graph::{Edge, Leaf};
-use crate::apply::apply;
+use crate::apply::{apply, handle};
 use crate::op::{Aval, BackwardKernel, Expand, Few, Op, OpRef, Rule, Sink, VjpCx};
 use crate::tensor::{Level, Tensor};
 
@@ -28,7 +28,7 @@ struct VjpOf {
 
 impl PartialEq for VjpOf {
     fn eq(&self, other: &Self) -> bool {
-        self.op.same(other.op.as_ref())
+        self.op.same(&*other.op)
             && self.needs == other.needs
             && self.outputs == other.outputs
             && self.cotangents == other.cotangents
@@ -166,8 +166,7 @@ pub(super) fn backward(op: &OpRef, cx: &VjpCx<'_>, sink: &mut Sink<'_>) -> Resul
     }
     operands.extend((0..cx.outputs()).filter_map(|j| cx.read_output(j)));
     operands.extend(cx.cotangents.iter().flatten());
-    let handle: OpRef = std::sync::Arc::new(of);
-    let mut gradients = apply(&handle, &operands)?.into_iter();
+    let mut gradients = apply(&handle(of), &operands)?.into_iter();
     for (i, _) in needs.iter().enumerate().filter(|(_, n)| **n) {
         if let Some(g) = gradients.next() {
             sink.add(i, g)?;
@@ -200,7 +199,7 @@ mod tests {
             }
         }
         let of = |k: u8, needs: [bool; 2], outputs: [bool; 2], cotangents: [bool; 1]| VjpOf {
-            op: std::sync::Arc::new(Fused(k)),
+            op: handle(Fused(k)),
             inputs: 2,
             needs: SmallVec::from_slice(&needs),
             outputs: SmallVec::from_slice(&outputs),

@@ -55,7 +55,7 @@ macro_rules! fixed {
                 #[track_caller]
                 pub fn $method(&self) -> Result<Tensor> {
                     static OP: LazyLock<OpRef> =
-                        LazyLock::new(|| of_one(stringify!($method), $expr));
+                        LazyLock::new(|| OpRef::always(of_one(stringify!($method), $expr)));
                     if $keep_integers || self.dtype().is_float() {
                         return apply1(&OP, &[self]);
                     }
@@ -126,7 +126,7 @@ fn with_parameters(
     parameters: &[f64],
     expr: impl FnOnce() -> Expr,
 ) -> Result<Tensor> {
-    let op: OpRef = Pointwise::cached(name, parameters, || of_one(name, expr()));
+    let op = Pointwise::cached(name, parameters, || of_one(name, expr()));
     apply1(&op, &[&as_float(t)?])
 }
 
@@ -158,7 +158,7 @@ impl Tensor {
     pub fn prelu(&self, weight: &Tensor) -> Result<Tensor> {
         static OP: LazyLock<OpRef> = LazyLock::new(|| {
             let expr = above_zero(&(&x(1) * &x(0)));
-            Pointwise::new("prelu", 2, OutputType::Like(0), expr)
+            OpRef::always(Pointwise::new("prelu", 2, OutputType::Like(0), expr))
         });
         let input = as_float(self)?;
         let weight = weight.to_dtype(input.dtype())?;
@@ -249,7 +249,7 @@ impl Tensor {
     pub fn glu(&self, dim: isize) -> Result<Tensor> {
         static OP: LazyLock<OpRef> = LazyLock::new(|| {
             let expr = &x(0) * &x(1).unary(Unary::Sigmoid);
-            Pointwise::new("glu", 2, OutputType::Like(0), expr)
+            OpRef::always(Pointwise::new("glu", 2, OutputType::Like(0), expr))
         });
         let input = as_float(self)?;
         let size = input.size(dim)?;

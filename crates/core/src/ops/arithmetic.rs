@@ -2,7 +2,7 @@
 //!
 //! Operands are promoted and broadcast first, by ops of their own.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use entrenar_base::{Array, DType, Error, Result};
 use entrenar_cpu::pointwise::Binary;
@@ -43,9 +43,8 @@ macro_rules! binary {
                 #[track_caller]
                 pub fn $method(&self, other: &Tensor) -> Result<Tensor> {
                     static OP: LazyLock<OpRef> = LazyLock::new(|| {
-                        let op: Arc<Pointwise> =
-                            Pointwise::new($name, 2, $out, x(0).binary(Binary::$op, &x(1)));
-                        op
+                        let expr = x(0).binary(Binary::$op, &x(1));
+                        OpRef::always(Pointwise::new($name, 2, $out, expr))
                     });
                     let (dtype, shape) = (self.dtype(), self.shape());
                     if dtype == other.dtype()

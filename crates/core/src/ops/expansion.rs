@@ -6,9 +6,9 @@ use smallvec::smallvec;
 use entrenar_base::{Array, Result};
 
 use crate::Tensor;
-use crate::apply::apply;
+use crate::apply::{apply, handle};
 use crate::autograd::vjp;
-use crate::op::{Aval, Expand, Few, Op, OpRef};
+use crate::op::{Aval, Expand, Few, Op};
 
 /// Applies a fused op after its shape rule, so that misfits are reported by the op itself and not
 /// by a broadcast somewhere in its expansion.
@@ -19,8 +19,7 @@ use crate::op::{Aval, Expand, Few, Op, OpRef};
 pub(crate) fn checked(op: impl Op, inputs: &[&Tensor]) -> Result<Few<Tensor>> {
     let avals: Vec<Aval> = inputs.iter().map(|t| t.aval()).collect();
     op.infer(&avals.iter().collect::<Vec<_>>())?;
-    let op: OpRef = std::sync::Arc::new(op);
-    apply(&op, inputs)
+    apply(&handle(op), inputs)
 }
 
 /// Gradients of all inputs of `op` where `needs` is true, on concrete arrays: exact for every

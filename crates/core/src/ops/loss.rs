@@ -72,7 +72,7 @@ fn elementwise(
     expr: impl FnOnce() -> Expr,
 ) -> Result<Tensor> {
     let (a, b) = matched(input, target, name)?;
-    let op: OpRef = Pointwise::cached(name, parameters, || {
+    let op = Pointwise::cached(name, parameters, || {
         Pointwise::new(name, 2, OutputType::Like(0), expr())
     });
     reduction.apply(&apply1(&op, &[&a, &b])?)
@@ -215,13 +215,13 @@ impl Tensor {
         const OP: &str = "binary_cross_entropy_with_logits";
         static PLAIN: LazyLock<OpRef> = LazyLock::new(|| {
             let expr = &(&(&c(1.0) - &x(1)) * &x(0)) + &(-&x(0)).unary(Unary::Softplus);
-            Pointwise::new(OP, 2, OutputType::Like(0), expr)
+            OpRef::always(Pointwise::new(OP, 2, OutputType::Like(0), expr))
         });
         static WEIGHTED: LazyLock<OpRef> = LazyLock::new(|| {
             let factor = &c(1.0) + &(&(&x(2) - &c(1.0)) * &x(1));
             let tail = &factor * &(-&x(0)).unary(Unary::Softplus);
             let expr = &(&(&c(1.0) - &x(1)) * &x(0)) + &tail;
-            Pointwise::new(OP, 3, OutputType::Like(0), expr)
+            OpRef::always(Pointwise::new(OP, 3, OutputType::Like(0), expr))
         });
         let input = as_float(self)?;
         if input.shape() != target.shape() {
@@ -331,7 +331,7 @@ impl Tensor {
         let fixed = v.detach();
         let v = v.add(&fixed.maximum_scalar(eps)?.sub(&fixed)?)?;
         let constant = if full { 0.5 * (2.0 * PI).ln() } else { 0.0 };
-        let op: OpRef = Pointwise::cached(OP, &[constant], || {
+        let op = Pointwise::cached(OP, &[constant], || {
             let square = &difference().unary(Unary::Square) / &x(2);
             let expr = &(&c(0.5) * &(&log(&x(2)) + &square)) + &c(constant);
             Pointwise::new(OP, 3, OutputType::Like(0), expr)
@@ -494,12 +494,12 @@ impl BinaryCrossEntropy {
             let (p, t) = (x(1), x(2));
             let floor = (&p * &(&c(1.0) - &p)).binary(Binary::Max, &c(1e-12));
             let expr = &x(0) * &(&(&p - &t) / &floor);
-            Pointwise::new(
+            OpRef::always(Pointwise::new(
                 "binary_cross_entropy_backward",
                 3,
                 OutputType::Like(0),
                 expr,
-            )
+            ))
         });
         apply1(&OP, &[g, input, target])
     }
@@ -508,12 +508,12 @@ impl BinaryCrossEntropy {
     fn towards_target(g: &Tensor, input: &Tensor) -> Result<Tensor> {
         static OP: LazyLock<OpRef> = LazyLock::new(|| {
             let expr = &x(0) * &(&cut_log(&(&c(1.0) - &x(1))) - &cut_log(&x(1)));
-            Pointwise::new(
+            OpRef::always(Pointwise::new(
                 "binary_cross_entropy_backward",
                 2,
                 OutputType::Like(0),
                 expr,
-            )
+            ))
         });
         apply1(&OP, &[g, input])
     }

@@ -1,7 +1,7 @@
 //! `sum` and `mean` over any dimensions. Linear: the transpose is a broadcast.
 
 use smallvec::SmallVec;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use entrenar_base::{Array, DType, Error, Result, Shape};
 use entrenar_cpu::reduce::{Reduce, reduce, reduce_all};
@@ -130,7 +130,8 @@ impl Tensor {
     #[track_caller]
     pub fn sum_dim(&self, dims: &[isize], keepdim: bool) -> Result<Tensor> {
         // A rank-0 gradient broadcasts to any shape, so one node does.
-        static TOTAL: LazyLock<OpRef> = LazyLock::new(|| handle(Sum { dims: None }));
+        static TOTAL: LazyLock<OpRef> =
+            LazyLock::new(|| OpRef::always(Arc::new(Sum { dims: None })));
         if !keepdim && dims.is_empty() {
             return apply1(&TOTAL, &[self]);
         }

@@ -24,7 +24,7 @@ macro_rules! unary {
                 #[track_caller]
                 pub fn $method(&self) -> Result<Tensor> {
                     static OP: LazyLock<OpRef> = LazyLock::new(|| {
-                        Pointwise::new(stringify!($method), 1, $out, x(0).unary(Unary::$op))
+                        OpRef::always(Pointwise::new(stringify!($method), 1, $out, x(0).unary(Unary::$op)))
                     });
                     if $float && !self.dtype().is_float() {
                         return apply1(&OP, &[&self.to_dtype(DType::F32)?]);

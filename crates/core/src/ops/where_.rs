@@ -164,7 +164,7 @@ impl Tensor {
             max.unwrap_or(f64::INFINITY),
         );
         // Without a bound, no comparison with it: integers have no infinity.
-        let op: OpRef = Pointwise::cached("clamp", &[low, high], || {
+        let op = Pointwise::cached("clamp", &[low, high], || {
             let inside = match (min, max) {
                 (Some(l), Some(h)) => c(l).lt(&x(0)).binary(Binary::And, &x(0).lt(&c(h))),
                 (Some(l), None) => c(l).lt(&x(0)),
@@ -199,7 +199,12 @@ impl Tensor {
             let meets = low.equals(&high).select(&value, &within);
             let above = high.lt(&value).select(&high, &meets);
             let below = value.lt(&low).select(&low, &above);
-            Pointwise::new("clamp", 3, LIKE, high.lt(&low).select(&high, &below))
+            OpRef::always(Pointwise::new(
+                "clamp",
+                3,
+                LIKE,
+                high.lt(&low).select(&high, &below),
+            ))
         });
         match (min, max) {
             (Some(low), Some(high)) => {
@@ -232,7 +237,12 @@ impl Tensor {
             let from_start = &x(0) + &(&x(2) * &span);
             let from_end = &x(1) - &(&span * &(&c(1.0) - &x(2)));
             let near_start = x(2).unary(Unary::Abs).lt(&c(0.5));
-            Pointwise::new("lerp", 3, LIKE, near_start.select(&from_start, &from_end))
+            OpRef::always(Pointwise::new(
+                "lerp",
+                3,
+                LIKE,
+                near_start.select(&from_start, &from_end),
+            ))
         });
         let [start, end, weight] = joined([self, end, weight], "lerp")?;
         if !start.dtype().is_float() {
