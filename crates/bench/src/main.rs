@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Err(e) => e.exit(),
     };
     entrenar_cpu::init();
+    entrenar_cpu::alloc::keep_heap();
     match cli.command {
         None if cli.list => list(),
         None => fixed(&cli),

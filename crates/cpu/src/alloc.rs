@@ -90,6 +90,28 @@ pub fn set_cache_limit(bytes: usize) {
     limit().store(bytes, Ordering::Relaxed);
 }
 
+/// Keeps freed memory of the C library's `malloc`, where graphs and lists of a step lie, with the
+/// process: glibc otherwise gives it back after each backward pass and asks for it again in the next
+/// step, page by page. For a program's `main`, since it concerns the whole process; without effect
+/// with another C library.
+///
+/// ```
+/// entrenar_cpu::alloc::keep_heap();
+/// ```
+pub fn keep_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const KEPT: libc::c_int = 64 << 20;
+        const IN_HEAP: libc::c_int = 16 << 20;
+        // SAFETY: both set a number, under the lock of `malloc`.
+        unsafe {
+            libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+            // Setting one fixes the other, which lies at 128 KiB.
+            libc::mallopt(libc::M_MMAP_THRESHOLD, IN_HEAP);
+        }
+    }
+}
+
 /// Gives cached large blocks back to the operating system until at most `keep` bytes are cached.
 /// The largest go first. Small blocks stay.
 pub fn trim(keep: usize) {

@@ -188,6 +188,7 @@ fn paint(code: &str, text: &str) -> String {
 /// Runs the program.
 pub(crate) fn main() -> ExitCode {
     outcome::install_panic_hook();
+    entrenar::cpu::alloc::keep_heap();
     let outcome = std::panic::catch_unwind(|| -> Result<(), Failure> {
         let cli = Cli::try_parse()?;
         environment()?;
