@@ -205,19 +205,22 @@ struct Squares {
     stride: usize,
     out_row: usize,
     past: bool,
+    /// Whether registers hold sixteen words, not eight.
+    wide: bool,
 }
 
 impl Squares {
     /// When the processor and the layout allow them.
     fn of<T: Element>(data: &[T], stride: isize, out_row: usize, len: usize) -> Option<Squares> {
         let fits = cfg!(target_arch = "x86_64") && size_of::<T>() == 4;
-        let fits = fits && crate::simd::level() == crate::simd::Level::Avx512 && !data.is_empty();
+        let fits = fits && crate::simd::level() >= crate::simd::Level::Avx2 && !data.is_empty();
         let stride = usize::try_from(stride).ok().filter(|_| fits)?;
         let past = len * size_of::<T>() >= PAST_CACHES && out_row.is_multiple_of(16);
         Some(Squares {
             stride,
             out_row,
             past,
+            wide: crate::simd::level() == crate::simd::Level::Avx512,
         })
     }
 
@@ -241,11 +244,13 @@ impl Squares {
                     use crate::simd::turn;
                     let from = data.as_ptr().add(from + c * self.stride + r).cast();
                     let to: *mut i32 = out.as_mut_ptr().add(at).cast();
-                    if self.past && to.addr().is_multiple_of(64) {
-                        turn::sixteen::<true>(from, self.stride, to, self.out_row);
-                    } else {
-                        turn::sixteen::<false>(from, self.stride, to, self.out_row);
-                    }
+                    let turn = match (self.wide, self.past && to.addr().is_multiple_of(64)) {
+                        (true, true) => turn::sixteen::<true>,
+                        (true, false) => turn::sixteen::<false>,
+                        (false, true) => turn::sixteen_in_eights::<true>,
+                        (false, false) => turn::sixteen_in_eights::<false>,
+                    };
+                    turn(from, self.stride, to, self.out_row);
                 }
             }
         }

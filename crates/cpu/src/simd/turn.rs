@@ -127,8 +127,82 @@ pub(crate) unsafe fn eight(from: *const i32, row: usize, to: *mut i32, nr: usize
     }
 }
 
-/// Orders what [`sixteen`] wrote past the caches before what follows.
+/// [`sixteen`] in registers of eight words.
+///
+/// # Safety
+/// As there, on a processor with AVX2.
+#[target_feature(enable = "avx2")]
+pub(crate) unsafe fn sixteen_in_eights<const PAST: bool>(
+    from: *const i32,
+    row: usize,
+    to: *mut i32,
+    nr: usize,
+) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        for p in (0..16).step_by(8) {
+            // Both halves of a line one after the other, so that it leaves the core whole.
+            let halves = [0, 8].map(|i| {
+                let mut r = [_mm256_setzero_si256(); 8];
+                for (k, r) in r.iter_mut().enumerate() {
+                    *r = _mm256_loadu_si256(from.add((i + k) * row + p).cast());
+                }
+                exchanged(r)
+            });
+            for k in 0..8 {
+                let at = to.add((p + k) * nr);
+                for (h, half) in halves.iter().enumerate() {
+                    if PAST {
+                        _mm256_stream_si256(at.add(8 * h).cast(), half[k]);
+                    } else {
+                        _mm256_storeu_si256(at.add(8 * h).cast(), half[k]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Orders what [`sixteen`] and [`sixteen_in_eights`] wrote past the caches before what follows.
 pub(crate) fn fence() {
     // SAFETY: SSE is part of x86-64.
     unsafe { _mm_sfence() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alloc::Scratch;
+    use crate::simd::{Level, available};
+
+    /// `high` rows of 16 words, `row` apart, whose columns `turn` writes `nr` apart.
+    fn check(turn: unsafe fn(*const i32, usize, *mut i32, usize), side: usize) {
+        let (row, nr) = (side + 3, side + 16);
+        let from: Vec<i32> = (0..(side * row) as i32).collect();
+        // Scratch memory begins at a multiple of 64 bytes, as lines past the caches must.
+        let nr = nr.next_multiple_of(16);
+        let mut to = Scratch::<i32>::new(side * nr);
+        to.fill(-1);
+        // SAFETY: both hold all rows; the level was asked for.
+        unsafe { turn(from.as_ptr(), row, to.as_mut_ptr(), nr) };
+        fence();
+        for (at, &word) in to.iter().enumerate() {
+            let (p, i) = (at / nr, at % nr);
+            let expected = if i < side { from[i * row + p] } else { -1 };
+            assert_eq!(word, expected, "column {p}, word {i}");
+        }
+    }
+
+    #[test]
+    fn squares_are_turned_and_nothing_else_is_written() {
+        if available() >= Level::Avx2 {
+            check(eight, 8);
+            check(sixteen_in_eights::<false>, 16);
+            check(sixteen_in_eights::<true>, 16);
+        }
+        if available() == Level::Avx512 {
+            check(sixteen::<false>, 16);
+            check(sixteen::<true>, 16);
+        }
+    }
 }
