@@ -226,10 +226,16 @@ impl Array {
     /// The array of a storage that nobody else has and that holds `numel` elements, row-major.
     #[inline]
     fn owning(storage: Storage, shape: &Shape, numel: usize, dtype: DType) -> Array {
-        // Written where it lies, field by field: what is moved right after it was put together waits
-        // for its own bytes.
+        // Written where it lies, field by field: what is moved right after it was put together
+        // waits for its own bytes.
         let mut header = UniqueArc::<Header>::new_uninit();
         let at = header.as_mut_ptr().cast::<Header>();
+        // A further field would have to be written too.
+        let _all = |Header {
+                        bytes: _,
+                        layout: _,
+                        dtype: _,
+                    }: &Header| ();
         // SAFETY: the memory is ours and of the right size; every field is written, once.
         let header = unsafe {
             addr_of_mut!((*at).bytes).write(Bytes::Own(storage));

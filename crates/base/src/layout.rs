@@ -97,9 +97,18 @@ impl Layout {
     /// Writes [`Layout::contiguous`] of a shape whose elements were counted.
     ///
     /// # Safety
-    /// `at` is valid for writing; what lay there is forgotten.
+    /// `at` is valid and aligned for writing; what lay there is forgotten. All of it is written.
     #[inline]
     pub(crate) unsafe fn write_counted(at: *mut Layout, shape: &Shape, numel: usize) {
+        debug_assert_eq!(numel, shape.numel());
+        // A further field would have to be written too.
+        let _all = |Layout {
+                        shape: _,
+                        strides: _,
+                        offset: _,
+                        numel: _,
+                        contiguous: _,
+                    }: &Layout| ();
         // SAFETY: by the caller's promise.
         unsafe {
             addr_of_mut!((*at).shape).write(shape.clone());

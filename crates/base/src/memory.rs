@@ -52,15 +52,29 @@ static RECORDING: AtomicBool = AtomicBool::new(false);
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 static LEDGER: Mutex<Option<Ledger>> = Mutex::new(None);
 
-/// Bytes of all live storages.
+/// Bytes of all live storages; exact when nothing else runs, and never too low. Takes a lock and
+/// adds over all threads.
 pub fn live_bytes() -> usize {
-    // A storage may be freed by another thread than made it: single tallies wrap, their sum does not.
-    tally::all(|t| t.live.load(Ordering::Relaxed) as u64) as usize
+    tally::live()
 }
 
-/// Storages created since the program began.
+/// Storages created since the program began. Takes a lock and adds over all threads.
 pub fn allocations() -> u64 {
-    tally::all(|t| t.allocations.load(Ordering::Relaxed))
+    tally::allocations()
+}
+
+/// A count of storages that rises with each one that this thread creates, and with no others.
+///
+/// ```
+/// use entrenar_base::{Array, DType, memory};
+/// let before = memory::allocations_here();
+/// let x = Array::zeros([2, 3], DType::F32);
+/// let view = x.transpose(0, 1)?; // of the same storage
+/// assert_eq!(memory::allocations_here() - before, 1);
+/// # Ok::<(), entrenar_base::Error>(())
+/// ```
+pub fn allocations_here() -> u64 {
+    tally::allocations_here()
 }
 
 /// Writes that had to copy because the storage was shared.
@@ -271,7 +285,7 @@ fn ledger() -> MutexGuard<'static, Option<Ledger>> {
 /// Called once per new storage; the id is 0 when nothing is recorded.
 #[inline]
 pub(crate) fn on_allocate(bytes: usize) -> u64 {
-    tally::add(1, bytes);
+    tally::made(bytes);
     if !RECORDING.load(Ordering::Relaxed) {
         return 0;
     }
@@ -298,7 +312,7 @@ fn record(bytes: usize) -> u64 {
 
 #[inline]
 pub(crate) fn on_free(id: u64, bytes: usize) {
-    tally::add(0, bytes.wrapping_neg());
+    tally::freed(bytes);
     if id != 0 {
         forget(id);
     }

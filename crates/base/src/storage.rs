@@ -1,6 +1,6 @@
 //! Reference-counted bytes and the allocator interface behind them.
 //!
-//! A [`Storage`] is owned through `Arc`; views share it. It returns its bytes to whoever gave
+//! A [`Storage`] is owned by the header of an array; views share that. It returns its bytes to whoever gave
 //! them: an [`Allocator`], or the owner of foreign memory (a memory map, an interchange capsule).
 
 use std::alloc::{Layout as Request, alloc_zeroed, dealloc};

@@ -57,6 +57,7 @@ pub(crate) fn evaluate(
     location: &'static Location<'static>,
 ) -> Result<Few<Array>> {
     let _op = memory::scope_op(op.name());
+    // A result as it comes, not taken apart and put together again on its way out.
     let outputs = op.run(inputs);
     if ANOMALY.get() {
         for (j, out) in outputs.iter().flatten().enumerate() {

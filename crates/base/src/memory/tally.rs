@@ -1,25 +1,28 @@
 //! Counts that every thread keeps for itself.
 //!
 //! Every result of every operation is counted, and an atomic addition to a shared place costs as
-//! much as adding sixteen numbers. Only its own thread writes a tally, so that a load and a store do;
-//! whoever asks adds all of them up.
+//! much as adding sixteen numbers. Only its own thread writes a tally, so that a load and a store
+//! do; whoever asks adds all of them up.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// On cache lines of its own.
+/// What one thread has done since the program began; on cache lines of its own.
 #[repr(align(128))]
-pub(super) struct Tally {
-    pub allocations: AtomicU64,
-    pub live: AtomicUsize,
+struct Tally {
+    allocations: AtomicU64,
+    /// Bytes, each modulo its range. Both only rise: see [`live`].
+    allocated: AtomicUsize,
+    freed: AtomicUsize,
 }
 
 impl Tally {
     const fn new() -> Tally {
         Tally {
             allocations: AtomicU64::new(0),
-            live: AtomicUsize::new(0),
+            allocated: AtomicUsize::new(0),
+            freed: AtomicUsize::new(0),
         }
     }
 }
@@ -36,13 +39,13 @@ static TALLIES: Mutex<Tallies> = Mutex::new(Tallies {
     idle: Vec::new(),
 });
 
-/// Of threads that are ending and have given their tally back.
+/// Of all threads that are ending and have given their tally back: the one that several write.
 static LATE: Tally = Tally::new();
 
 /// Gives the thread's tally back when the thread ends.
-struct Held(&'static Tally);
+struct Lent(&'static Tally);
 
-impl Drop for Held {
+impl Drop for Lent {
     fn drop(&mut self) {
         MINE.set(None);
         with_tallies(|t| t.idle.push(self.0));
@@ -51,7 +54,7 @@ impl Drop for Held {
 
 thread_local! {
     static MINE: Cell<Option<&'static Tally>> = const { Cell::new(None) };
-    static HELD: Held = Held(with_tallies(|t| {
+    static LENT: Lent = Lent(with_tallies(|t| {
         t.idle.pop().unwrap_or_else(|| {
             let new: &'static Tally = Box::leak(Box::new(Tally::new()));
             t.all.push(new);
@@ -64,83 +67,84 @@ fn with_tallies<T>(f: impl FnOnce(&mut Tallies) -> T) -> T {
     f(&mut TALLIES.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Adds to this thread's tally, both modulo their range.
-#[inline]
-pub(super) fn add(allocations: u64, bytes: usize) {
-    let Some(mine) = MINE.get() else {
-        return first(allocations, bytes);
-    };
-    let so_far = mine.allocations.load(Ordering::Relaxed);
-    mine.allocations
-        .store(so_far.wrapping_add(allocations), Ordering::Relaxed);
-    let so_far = mine.live.load(Ordering::Relaxed);
-    mine.live
-        .store(so_far.wrapping_add(bytes), Ordering::Relaxed);
-}
-
-/// What a thread counts first, or after it gave its tally back.
-#[cold]
-fn first(allocations: u64, bytes: usize) {
-    if HELD.try_with(|held| MINE.set(Some(held.0))).is_ok() {
-        return add(allocations, bytes);
-    }
-    LATE.allocations.fetch_add(allocations, Ordering::Relaxed);
-    LATE.live.fetch_add(bytes, Ordering::Relaxed);
-}
-
-/// The sum of one count over all threads, modulo its range.
-pub(super) fn all(count: impl Fn(&Tally) -> u64) -> u64 {
-    with_tallies(|t| {
-        t.all
-            .iter()
-            .fold(count(&LATE), |sum, &tally| sum.wrapping_add(count(tally)))
+/// This thread's tally, if it has one: not before its first count, nor when it is ending.
+fn mine() -> Option<&'static Tally> {
+    MINE.get().or_else(|| {
+        let lent = LENT.try_with(|lent| lent.0).ok();
+        MINE.set(lent);
+        lent
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn allocations() -> u64 {
-        all(|t| t.allocations.load(Ordering::Relaxed))
-    }
-
-    /// Counts outlive their thread, whose tally the next one goes on with.
-    #[test]
-    fn ended_threads_stay_counted() {
-        const EACH: u64 = 1 << 40;
-        let before = allocations();
-        for _ in 0..50 {
-            std::thread::spawn(|| add(EACH, 0)).join().unwrap();
+/// Counts a storage that this thread made.
+#[inline]
+pub(super) fn made(bytes: usize) {
+    match MINE.get() {
+        Some(mine) => {
+            let so_far = mine.allocations.load(Ordering::Relaxed);
+            mine.allocations.store(so_far + 1, Ordering::Relaxed);
+            rise(&mine.allocated, bytes);
         }
-        // Other tests count too, but not so much.
-        assert_eq!((allocations() - before) / EACH, 50);
-        let tallies = with_tallies(|t| t.all.len());
-        assert!(tallies < 50, "{tallies} tallies for 50 threads in turn");
+        None => made_first(bytes),
     }
+}
 
-    /// Something dropped at the end of a thread, after the tally was given back.
-    #[test]
-    fn what_comes_late_is_counted() {
-        struct Late;
-        impl Drop for Late {
-            fn drop(&mut self) {
-                add(1 << 50, 0);
-            }
-        }
-        thread_local!(static LAST: Late = const { Late });
-        let before = allocations();
-        let ended = std::thread::spawn(|| {
-            // Destructors run in the order of first use or in reverse: both ways are counted.
-            LAST.with(|_| ());
-            add(1 << 50, 0);
-        });
-        ended.join().unwrap();
-        let ended = std::thread::spawn(|| {
-            add(1 << 50, 0);
-            LAST.with(|_| ());
-        });
-        ended.join().unwrap();
-        assert_eq!((allocations() - before) >> 50, 4);
+/// Counts a storage that this thread gave back, whoever made it.
+#[inline]
+pub(super) fn freed(bytes: usize) {
+    match MINE.get() {
+        Some(mine) => rise(&mine.freed, bytes),
+        None => freed_first(bytes),
     }
+}
+
+/// Adds to a number that only this thread writes. Who sees it sees all that this thread had seen:
+/// of a storage that is counted as freed, that it was made.
+#[inline]
+fn rise(number: &AtomicUsize, by: usize) {
+    let so_far = number.load(Ordering::Relaxed);
+    number.store(so_far.wrapping_add(by), Ordering::Release);
+}
+
+#[cold]
+fn made_first(bytes: usize) {
+    if mine().is_some() {
+        return made(bytes);
+    }
+    LATE.allocations.fetch_add(1, Ordering::Relaxed);
+    LATE.allocated.fetch_add(bytes, Ordering::Release);
+}
+
+#[cold]
+fn freed_first(bytes: usize) {
+    if mine().is_some() {
+        return freed(bytes);
+    }
+    LATE.freed.fetch_add(bytes, Ordering::Release);
+}
+
+/// Storages made by all threads.
+pub(super) fn allocations() -> u64 {
+    let count = |t: &Tally| t.allocations.load(Ordering::Relaxed);
+    with_tallies(|t| t.all.iter().map(|&t| count(t)).sum::<u64>()) + count(&LATE)
+}
+
+/// Storages made by this thread, and by those whose tally it goes on with.
+pub(super) fn allocations_here() -> u64 {
+    mine().map_or(0, |t| t.allocations.load(Ordering::Relaxed))
+}
+
+/// Bytes made and not freed. What others do meanwhile may be counted as made only, never as freed
+/// only, since all that is freed is read before what was made.
+pub(super) fn live() -> usize {
+    with_tallies(|t| {
+        let sum = |number: fn(&Tally) -> &AtomicUsize| {
+            let tallies = t.all.iter().copied().chain([&LATE]);
+            tallies.fold(0, |sum: usize, t| {
+                sum.wrapping_add(number(t).load(Ordering::Acquire))
+            })
+        };
+        let freed = sum(|t| &t.freed);
+        sum(|t| &t.allocated).wrapping_sub(freed)
+    })
 }

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -182,8 +183,8 @@ pub(crate) fn places<T, const N: usize>(count: usize, empty: impl Fn() -> T) -> 
     }
 }
 
-/// A shared node. Nobody looks at one without keeping it alive, and counts for those who would cost as
-/// much as an operation on a few numbers.
+/// A shared node. Nobody holds one weakly, and the upkeep of weak counts would cost as much as an
+/// operation on a few numbers.
 pub(crate) type NodeRef = triomphe::Arc<Node>;
 
 /// One recorded operation.
@@ -244,14 +245,16 @@ pub(crate) enum Deferred {
 
 /// What waits to be dropped on this thread.
 struct Waiting {
-    list: Vec<Deferred>,
+    /// Without a destructor, so that it is there as long as the thread is: the last values of a
+    /// thread may hold graphs too. Empty and without memory of its own when nothing is dropped.
+    list: ManuallyDrop<SmallVec<[Deferred; 8]>>,
     /// Somebody up the call stack empties the list.
     busy: bool,
 }
 
 thread_local! {
     static WAITING: RefCell<Waiting> = const {
-        RefCell::new(Waiting { list: Vec::new(), busy: false })
+        RefCell::new(Waiting { list: ManuallyDrop::new(SmallVec::new_const()), busy: false })
     };
 }
 
@@ -263,29 +266,27 @@ pub(crate) fn drop_flat(things: impl Iterator<Item = Deferred>) {
     impl Drop for Done {
         fn drop(&mut self) {
             // Also when a user's value panics in its drop.
-            WAITING.with(|w| w.borrow_mut().busy = false);
+            WAITING.with_borrow_mut(|w| {
+                w.busy = false;
+                if w.list.is_empty() && w.list.spilled() {
+                    drop(std::mem::take(&mut *w.list));
+                }
+            });
         }
     }
-    let mut things = things;
-    let outermost = WAITING.try_with(|w| {
-        let mut w = w.borrow_mut();
-        w.list.extend(&mut things);
+    let outermost = WAITING.with_borrow_mut(|w| {
+        w.list.extend(things);
         !std::mem::replace(&mut w.busy, true)
     });
-    match outermost {
-        Ok(true) => {
-            let _done = Done;
-            // The borrow ends before the drop, which may come back here.
-            while let Some(next) = WAITING.with(|w| w.borrow_mut().list.pop()) {
-                match next {
-                    Deferred::Edge(edge) => drop(edge),
-                    Deferred::Other(held) => drop(held),
-                }
+    if outermost {
+        let _done = Done;
+        // The borrow ends before the drop, which may come back here.
+        while let Some(next) = WAITING.with_borrow_mut(|w| w.list.pop()) {
+            match next {
+                Deferred::Edge(edge) => drop(edge),
+                Deferred::Other(held) => drop(held),
             }
         }
-        Ok(false) => {}
-        // The thread is ending and has no list any more.
-        Err(_) => things.for_each(drop),
     }
 }
 

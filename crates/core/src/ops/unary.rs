@@ -24,7 +24,8 @@ macro_rules! unary {
                 #[track_caller]
                 pub fn $method(&self) -> Result<Tensor> {
                     static OP: LazyLock<OpRef> = LazyLock::new(|| {
-                        OpRef::always(Pointwise::new(stringify!($method), 1, $out, x(0).unary(Unary::$op)))
+                        let expr = x(0).unary(Unary::$op);
+                        OpRef::always(Pointwise::new(stringify!($method), 1, $out, expr))
                     });
                     if $float && !self.dtype().is_float() {
                         return apply1(&OP, &[&self.to_dtype(DType::F32)?]);

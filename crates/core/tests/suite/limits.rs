@@ -202,3 +202,22 @@ fn chains_through_closures_drop_without_recursion() -> Result<()> {
     assert!(x.array().is_exclusive());
     Ok(())
 }
+
+/// What a thread holds to its very end, when other values of the thread are gone.
+#[test]
+fn a_deep_graph_is_freed_at_the_end_of_its_thread() {
+    use std::cell::RefCell;
+    thread_local!(static KEPT: RefCell<Option<Tensor>> = const { RefCell::new(None) });
+    let run = std::thread::Builder::new().stack_size(256 << 10);
+    let run = run.spawn(|| {
+        // Used first, so that it is destroyed before or after all others, as the system orders them.
+        KEPT.with_borrow_mut(|kept| *kept = None);
+        let mut y = leaf(&[0.1]);
+        for _ in 0..20_000 {
+            y = y.mul(&y).unwrap().add(&y).unwrap();
+        }
+        drop(y.neg().unwrap().neg().unwrap());
+        KEPT.with_borrow_mut(|kept| *kept = Some(y));
+    });
+    run.unwrap().join().unwrap();
+}
